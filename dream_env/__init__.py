@@ -1,0 +1,1 @@
+"""dream-env: world models learned from demonstrations, opened as Gymnasium environments."""

@@ -1,0 +1,209 @@
+"""The expert in latent space: every row of the demonstrations as the model state the filter was in.
+
+Encoded once after ``fit`` and kept beside the weights, so that a dream needs the model's folder and nothing else.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dream_env.checkpoint import read_tensors, write_tensors
+from dream_env.demos import Demos
+from dream_env.errors import CheckpointError, DatasetError
+from dream_env.latent import Latent
+from dream_env.spaces import ActionSpec
+from dream_env.world_model import WorldModel
+
+Split = Literal["train", "held_out"]
+
+
+class EncodedDemos:
+    """Latents and actions of whole episodes, compact: ``h`` in half precision, categorical ``z`` as class numbers.
+
+    Episodes lie one after another: an episode of T steps takes T + 1 rows, and ``actions(row)`` is what the expert did
+    there (zero on an episode's last row, where nothing was done).
+    """
+
+    def __init__(self, deter: Tensor, stoch: Tensor, action: Tensor, lengths: Tensor, classes: int, indices: Tensor) -> None:
+        self._deter = deter  # (rows, deter) float16
+        self._stoch = stoch  # (rows, groups) uint8 class numbers, or (rows, dims) float16 if classes == 0
+        self._action = action  # (rows,) int64 or (rows, *box) float32
+        self._classes = classes
+        self.lengths = lengths  # (E,) steps
+        self.indices = indices  # (E,) which episode of the dataset each one is
+        self._first_row = torch.cat([lengths.new_zeros(1), (lengths + 1).cumsum(0)])  # (E + 1,)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the latents live."""
+        return self._deter.device
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.lengths)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows: all steps, and one more for each episode."""
+        return len(self._deter)
+
+    def latents(self, rows: Int[Tensor, "*shape"]) -> Latent:
+        """The model states at the given rows, of any shape, in float32."""
+        deter = self._deter[rows].float()
+        if self._classes == 0:
+            return Latent(deter, self._stoch[rows].float())
+        one_hot = deter.new_zeros(*rows.shape, self._stoch.shape[-1], self._classes)
+        one_hot.scatter_(-1, self._stoch[rows].long().unsqueeze(-1), 1.0)
+        return Latent(deter, one_hot.flatten(-2))
+
+    def actions(self, rows: Int[Tensor, "*shape"]) -> Tensor:
+        """The expert's actions at the given rows, as the environment takes them."""
+        return self._action[rows]
+
+    def windows(self, horizon: int) -> Int[Tensor, " windows"]:
+        """Every row from which ``horizon`` steps stay inside one episode.
+
+        Raises:
+            DatasetError: if the horizon is longer than the shortest episode.
+        """
+        shortest = int(self.lengths.argmin())
+        if horizon > int(self.lengths[shortest]):
+            raise DatasetError(
+                f"a horizon of {horizon} steps does not fit: episode {int(self.indices[shortest])} has "
+                f"{int(self.lengths[shortest])} steps; take a horizon of at most that, or leave the episode out"
+            )
+        starts = [
+            torch.arange(int(first), int(first + length) - horizon + 1)
+            for first, length in zip(self._first_row[:-1], self.lengths, strict=True)
+        ]
+        return torch.cat(starts).to(self.device)
+
+    def step_rows(self) -> Int[Tensor, " steps"]:
+        """Every row at which the expert acted."""
+        return self.windows(1)
+
+    def take(self, n: int) -> "EncodedDemos":
+        """The first ``n`` episodes."""
+        if not 1 <= n <= self.num_episodes:
+            raise DatasetError(f"{n} expert episodes were asked for, but the model has {self.num_episodes} encoded")
+        return self.select(range(n))
+
+    def select(self, episodes: Sequence[int]) -> "EncodedDemos":
+        """Some episodes, in the given order."""
+        chosen = torch.as_tensor(list(episodes), dtype=torch.int64)
+        rows = torch.cat([torch.arange(int(self._first_row[e]), int(self._first_row[e + 1])) for e in chosen])
+        rows = rows.to(self.device)
+        return EncodedDemos(
+            self._deter[rows], self._stoch[rows], self._action[rows],
+            self.lengths[chosen], self._classes, self.indices[chosen],
+        )  # fmt: skip
+
+    def to(self, device: str | torch.device) -> "EncodedDemos":
+        """The same on another device."""
+        moved = [x.to(device) for x in (self._deter, self._stoch, self._action)]
+        return EncodedDemos(moved[0], moved[1], moved[2], self.lengths, self._classes, self.indices)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything, by name."""
+        return {
+            "deter": self._deter, "stoch": self._stoch, "action": self._action, "lengths": self.lengths,
+            "indices": self.indices, "classes": torch.tensor(self._classes),
+        }  # fmt: skip
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "EncodedDemos":
+        """The inverse of ``tensors``."""
+        rest = {name: t for name, t in tensors.items() if name != "classes"}
+        return cls(**rest, classes=int(tensors["classes"]))
+
+
+@torch.no_grad()
+def encode(world_model: WorldModel, demos: Demos, *, seed: int = 0, chunk: int = 64, episodes: int = 64) -> EncodedDemos:
+    """Run the filter along every episode, many episodes side by side, and keep the (sampled) posterior states.
+
+    ``chunk`` steps of up to ``episodes`` episodes are in memory at a time.
+    """
+    device = world_model.device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = [([], [], torch.empty(0))] * demos.num_episodes
+    order = np.argsort(-demos.lengths, kind="stable")  # long ones together: a group ends when its longest does
+    for start in range(0, len(order), episodes):
+        group = order[start : start + episodes]
+        for index, part in zip(group, _encode_group(world_model, demos, group, chunk, generator), strict=True):
+            parts[int(index)] = part
+    return EncodedDemos(
+        torch.cat([deter for part in parts for deter in part[0]]),
+        torch.cat([stoch for part in parts for stoch in part[1]]),
+        torch.cat([part[2] for part in parts]),
+        torch.as_tensor(demos.lengths, dtype=torch.int64),
+        world_model.config.rssm.classes if world_model.config.rssm.latent == "categorical" else 0,
+        torch.arange(demos.num_episodes),
+    )
+
+
+def _encode_group(
+    world_model: WorldModel, demos: Demos, group: np.ndarray, chunk: int, generator: torch.Generator
+) -> list[tuple[list[Tensor], list[Tensor], Tensor]]:
+    episodes = [demos.episode(int(index)) for index in group]
+    rows = [episode.num_steps + 1 for episode in episodes]
+    parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = []
+    for episode in episodes:
+        action = torch.as_tensor(np.asarray(episode.action_t))
+        parts.append(([], [], torch.cat([action, torch.zeros_like(action[:1])])))
+    latent = world_model.initial(len(episodes))
+    device = world_model.device
+    for t0 in range(0, max(rows), chunk):
+        alive = [i for i, n in enumerate(rows) if n > t0]
+        latent = latent[: len(alive)]  # lengths descend, so the living are the first ones
+        span = [min(chunk, rows[i] - t0) for i in alive]
+        obs = {
+            name: torch.stack([_pad(torch.as_tensor(np.asarray(episodes[i].obs[name][t0 : t0 + n])), span[0])
+                               for i, n in zip(alive, span, strict=True)], dim=1)
+            for name in episodes[0].obs
+        }  # fmt: skip
+        previous = [torch.cat([torch.zeros_like(parts[i][2][:1]), parts[i][2][:-1]])[t0 : t0 + n]
+                    for i, n in zip(alive, span, strict=True)]  # fmt: skip
+        action_tm1 = torch.stack([_pad(action, span[0]) for action in previous], dim=1).to(device)
+        is_first = torch.zeros(span[0], len(alive), dtype=torch.bool, device=device)
+        is_first[0] = t0 == 0
+        noise = world_model.draw_noise(span[0], len(alive), generator)
+        observed = world_model.observe({k: x.to(device) for k, x in obs.items()}, action_tm1, is_first, noise, latent)
+        latent = observed[-1]
+        deter, stoch = observed.deter.half(), _compact(world_model, observed.stoch)
+        for i, n in zip(alive, span, strict=True):
+            parts[i][0].append(deter[:n, i])
+            parts[i][1].append(stoch[:n, i])
+    return [(deters, stochs, action.to(device)) for deters, stochs, action in parts]
+
+
+def _compact(world_model: WorldModel, stoch: Tensor) -> Tensor:
+    config = world_model.config.rssm
+    if config.latent == "gaussian":
+        return stoch.half()
+    return stoch.unflatten(-1, (config.groups, config.classes)).argmax(dim=-1).to(torch.uint8)
+
+
+def _pad(x: Tensor, length: int) -> Tensor:
+    return x if len(x) == length else torch.cat([x, x[-1:].expand(length - len(x), *x.shape[1:])])
+
+
+def save_encoded(encoded: EncodedDemos, folder: str | Path, split: Split) -> None:
+    """Keep an encoded split beside the model's weights."""
+    write_tensors(Path(folder) / f"expert_{split}.safetensors", encoded.tensors())
+
+
+def load_encoded(folder: str | Path, split: Split = "train", device: str | torch.device = "cpu") -> EncodedDemos:
+    """Read an encoded split from a model's folder."""
+    path = Path(folder) / f"expert_{split}.safetensors"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no encoded {split} demonstrations ({path.name} is missing); `dream-env fit` leaves them, or pass "
+            f"expert=dream_env.encode(world_model, demos)"
+        )
+    return EncodedDemos.from_tensors(read_tensors(path)).to(device)
