@@ -1,1 +1,45 @@
-"""dream-env: world models learned from demonstrations, opened as Gymnasium environments."""
+"""dream-env: world models learned from demonstrations, opened as Gymnasium environments.
+
+::
+
+    import gymnasium, dream_env
+    dream = gymnasium.make("Dream-Pong-v0", wm="runs/pong/wm")
+
+Importing registers the ids and does nothing else; everything below is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dream_env.registration import register_dreams
+
+if TYPE_CHECKING:
+    from dream_env.agent import Agent
+    from dream_env.checkpoint import load, save
+    from dream_env.demos import Demos
+    from dream_env.encoded import encode
+    from dream_env.env import DreamEnv
+    from dream_env.evaluate import evaluate
+    from dream_env.fit import fit
+    from dream_env.plugin import Reward
+    from dream_env.sb3 import as_sb3
+    from dream_env.world_model import WorldModel
+
+__all__ = ["Agent", "Demos", "DreamEnv", "Reward", "WorldModel", "as_sb3", "encode", "evaluate", "fit", "load", "save"]
+
+_HOME = {
+    "Agent": "agent", "Demos": "demos", "DreamEnv": "env", "Reward": "plugin", "WorldModel": "world_model",
+    "as_sb3": "sb3", "encode": "encoded", "evaluate": "evaluate", "fit": "fit", "load": "checkpoint", "save": "checkpoint",
+}  # fmt: skip
+
+register_dreams()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dream_env' has no attribute {name!r}")
+    return getattr(import_module(f"dream_env.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from dream_env.checkpoint import read_tensors, write_tensors
 from dream_env.demos import Demos
@@ -34,6 +35,7 @@ class EncodedDemos:
         self._stoch = stoch  # (rows, groups) uint8 class numbers, or (rows, dims) float16 if classes == 0
         self._action = action  # (rows,) int64 or (rows, *box) float32
         self._classes = classes
+        self._one_hot = torch.eye(classes, device=deter.device)
         self.lengths = lengths  # (E,) steps
         self.indices = indices  # (E,) which episode of the dataset each one is
         self._first_row = torch.cat([lengths.new_zeros(1), (lengths + 1).cumsum(0)])  # (E + 1,)
@@ -55,16 +57,16 @@ class EncodedDemos:
 
     def latents(self, rows: Int[Tensor, "*shape"]) -> Latent:
         """The model states at the given rows, of any shape, in float32."""
-        deter = self._deter[rows].float()
-        if self._classes == 0:
-            return Latent(deter, self._stoch[rows].float())
-        one_hot = deter.new_zeros(*rows.shape, self._stoch.shape[-1], self._classes)
-        one_hot.scatter_(-1, self._stoch[rows].long().unsqueeze(-1), 1.0)
-        return Latent(deter, one_hot.flatten(-2))
+        # index_select and embedding copy whole rows; plain indexing and scatter go number by number, at several times the cost.
+        flat = rows.flatten()
+        deter = self._deter.index_select(0, flat).float()
+        stoch = self._stoch.index_select(0, flat)
+        stoch = stoch.float() if self._classes == 0 else F.embedding(stoch.int(), self._one_hot).flatten(-2)
+        return Latent(deter.reshape(*rows.shape, -1), stoch.reshape(*rows.shape, -1))
 
     def actions(self, rows: Int[Tensor, "*shape"]) -> Tensor:
         """The expert's actions at the given rows, as the environment takes them."""
-        return self._action[rows]
+        return self._action.index_select(0, rows.flatten()).reshape(*rows.shape, *self._action.shape[1:])
 
     def windows(self, horizon: int) -> Int[Tensor, " windows"]:
         """Every row from which ``horizon`` steps stay inside one episode.
@@ -154,7 +156,7 @@ def _encode_group(
     rows = [episode.num_steps + 1 for episode in episodes]
     parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = []
     for episode in episodes:
-        action = torch.as_tensor(np.asarray(episode.action_t))
+        action = torch.as_tensor(episode.action_t)
         parts.append(([], [], torch.cat([action, torch.zeros_like(action[:1])])))
     latent = world_model.initial(len(episodes))
     device = world_model.device
@@ -163,7 +165,7 @@ def _encode_group(
         latent = latent[: len(alive)]  # lengths descend, so the living are the first ones
         span = [min(chunk, rows[i] - t0) for i in alive]
         obs = {
-            name: torch.stack([_pad(torch.as_tensor(np.asarray(episodes[i].obs[name][t0 : t0 + n])), span[0])
+            name: torch.stack([_pad(torch.as_tensor(episodes[i].obs[name][t0 : t0 + n]), span[0])
                                for i, n in zip(alive, span, strict=True)], dim=1)
             for name in episodes[0].obs
         }  # fmt: skip

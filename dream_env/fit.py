@@ -95,8 +95,8 @@ def fit(
         _set_learning_rate(optimizer, config, update)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(world_model.parameters(), config.clip)
-        if not math.isfinite(float(norm)) or not math.isfinite(float(losses.total)):
+        norm = torch.nn.utils.clip_grad_norm_(world_model.parameters(), config.clip).detach()
+        if not math.isfinite(float(norm)) or not math.isfinite(float(losses.total.detach())):
             raise TrainingError(_diverged(update, losses.terms, store))
         optimizer.step()
         update += 1

@@ -91,23 +91,24 @@ class RSSM(nn.Module):
         """Parameters of ``p(ẑₜ | hₜ)``; with an ensemble, of the member that ``member_noise`` picks for each row."""
         if self.config.ensemble == 1:
             params: Tensor = self.prior_net(deter)
-            return params
+            return params.float()
         if member_noise is None:
             raise ValueError("an ensemble of prior heads needs member_noise to choose a member")
         everyone = self.prior_net(deter)  # (K, N, params)
         member = (member_noise * self.config.ensemble).long().clamp_(max=self.config.ensemble - 1)
         chosen: Tensor = everyone[member, torch.arange(len(member), device=member.device)]
-        return chosen
+        return chosen.float()
 
     def _advance(self, latent_t: Latent, action_part: Tensor) -> Float[Tensor, "batch deter"]:
-        x = self.activation(self.cell_norm(self.cell_from_stoch(latent_t.stoch) + action_part))
+        # .float() is for training under autocast, where products come in half precision; all else stays float32.
+        x = self.activation(self.cell_norm((self.cell_from_stoch(latent_t.stoch) + action_part).float()))
         deter: Tensor = self.cell(x, latent_t.deter)
         return deter
 
     def _posterior(self, deter: Tensor, embed_part: Tensor) -> Float[Tensor, "batch params"]:
-        hidden = self.activation(self.posterior_norm(self.posterior_from_deter(deter) + embed_part))
+        hidden = self.activation(self.posterior_norm((self.posterior_from_deter(deter) + embed_part).float()))
         params: Tensor = self.posterior_out(hidden)
-        return params
+        return params.float()
 
     def observe(
         self,
@@ -118,10 +119,10 @@ class RSSM(nn.Module):
         start: Latent | None = None,
     ) -> Observed:
         """Filter recorded sequences from ``start`` on; rows where ``is_first`` start from the zero state."""
-        action_part = self.cell_from_action(action_tm1)
+        keep = (~is_first).unsqueeze(-1).to(embed.dtype)
+        action_part = self.cell_from_action(action_tm1 * keep)  # nothing was done before a first row
         embed_part = self.posterior_from_embed(embed)
         latent = self.initial(is_first.shape[1]) if start is None else start
-        keep = (~is_first).unsqueeze(-1).to(latent.deter.dtype)
         fresh = is_first.any(dim=1).tolist()  # one look at the flags, not one a step
         latents, posteriors = [], []
         sample_noise = noise[..., : self.stochastic.noise_size]

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from dream_env.demos import Batch, Source
 from dream_env.errors import SpaceError
 from dream_env.latent import Latent
-from dream_env.nets import IMAGE_SIZE, ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, mlp
+from dream_env.nets import (
+    IMAGE_SIZE,
+    ConvDecoder,
+    ConvEncoder,
+    FlatDecoder,
+    FlatEncoder,
+    mlp,
+)
 from dream_env.rssm import RSSM, Observed, RSSMConfig
 from dream_env.spaces import ActionSpec, ObservationKey, ObservationSpec, Standardizer
 
@@ -44,7 +51,7 @@ class WorldModelConfig:
     kl_balance: float = 0.8
     """Share of the KL gradient that trains the prior (DITTO table 1, DreamerV2 §2)."""
     precision: Precision = "float32"
-    """Arithmetic of encoder and decoder while training; the recurrent part and all losses stay float32."""
+    """Arithmetic of matrix products while training; weights, the recurrent state and all losses stay float32."""
 
     @classmethod
     def small(cls) -> "WorldModelConfig":
@@ -139,15 +146,15 @@ class WorldModel(nn.Module):
         target = self.standardizer(batch.obs)
         shape = batch.is_first.shape
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            embed = self._embed({name: x.flatten(0, 1) for name, x in target.items()}).float().unflatten(0, shape)
-        observed = self.rssm.observe(self.action_spec.encode(batch.action_tm1), embed, batch.is_first, noise)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            embed = self._embed({name: x.flatten(0, 1) for name, x in target.items()}).unflatten(0, shape)
+            observed = self.rssm.observe(self.action_spec.encode(batch.action_tm1), embed, batch.is_first, noise)
             decoded = self._decode(observed.latent.feat.flatten(0, 1))
         decoded = {name: x.float().unflatten(0, shape) for name, x in decoded.items()}
 
         terms = {
-            f"reconstruction/{name}": 0.5 * (decoded[name] - target[name]).square().flatten(2).sum(dim=-1)
-            for name in target
+            # mse_loss is ½‖·‖²'s fastest way: one kernel forward and one back, where a power takes five.
+            f"reconstruction/{name}": 0.5 * F.mse_loss(x, target[name], reduction="none").flatten(2).sum(dim=-1)
+            for name, x in decoded.items()
         }
         kl = self.rssm.stochastic.kl
         weight, balance = self.config.kl_weight, self.config.kl_balance

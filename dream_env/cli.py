@@ -1,0 +1,124 @@
+"""The command line: one command a stage, one flag an option. The flags are made from the config dataclasses; no logic here.
+
+    dream-env collect · fit · imitate · evaluate · report · run · plugins
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dream_env.errors import ConfigError, DreamEnvError, nearest
+from dream_env.evaluate import EvaluateStage, evaluate_stage
+from dream_env.experts import CollectConfig, collect
+from dream_env.on_policy import resolve_learner
+from dream_env.plugin import available, load_reward
+from dream_env.report import report
+from dream_env.run import RunConfig, run
+from dream_env.stages import Flat, FitStage, ImitateStage, fit_stage, imitate_stage
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Draw the curves, videos and the table of a run."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of a run, as `dream-env run pong --out FOLDER` leaves."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``dream-env``; errors that we raise on purpose are printed without a traceback."""
+    words = sys.argv[1:] if arguments is None else arguments
+    torch.set_num_threads(1)  # two threads on shared cores are slower than one; OMP_NUM_THREADS has no say after this
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__, "\n    Each command explains its flags: dream-env fit --help")
+        return
+    command = COMMANDS.get(words[0])
+    try:
+        if command is None:
+            raise ConfigError(f"there is no command {words[0]!r}.{nearest(words[0], COMMANDS)} One of: {', '.join(COMMANDS)}")
+        command(words[1:])
+    except DreamEnvError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on where it was.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _collect(words: list[str]) -> None:
+    collect(_parse(CollectConfig, "collect", words))
+
+
+def _fit(words: list[str]) -> None:
+    default = FitStage.of(_peek(words, "--preset", "small"), tyro.MISSING, tyro.MISSING)
+    print(f"world model: {fit_stage(_parse(FitStage, 'fit', words, default))}")
+
+
+def _imitate(words: list[str]) -> None:
+    reward = load_reward(_peek(words, "--reward", "ditto"))
+    learner = resolve_learner(_peek(words, "--learner", "ppo"))
+    # The plug-ins' own options become flags: those of the reward under its name, those of the learner as they are.
+    command: Any = dataclasses.make_dataclass(
+        "Imitate",
+        [
+            ("stage", Annotated[ImitateStage, Flat]),
+            ("reward", Annotated[str, tyro.conf.arg(help="Reward plug-in, or module:Class.")], "ditto"),
+            ("learner", Annotated[str, tyro.conf.arg(help="Learner plug-in, or module:Class.")], "ppo"),
+            ("reward_options", Annotated[type(reward), tyro.conf.arg(name=reward.name)], dataclasses.field(default=reward)),
+            ("learner_options", Annotated[type(learner), Flat], dataclasses.field(default=learner)),
+        ],
+    )
+    parsed = _parse(command, "imitate", words)
+    print(f"agent: {imitate_stage(parsed.stage, parsed.reward_options, parsed.learner_options)}")
+
+
+def _evaluate(words: list[str]) -> None:
+    evaluate_stage(_parse(EvaluateStage, "evaluate", words))
+
+
+def _report(words: list[str]) -> None:
+    command = _parse(ReportCommand, "report", words)
+    report(command.folder, seed=command.seed)
+
+
+def _run(words: list[str]) -> None:
+    run(_parse(RunConfig, "run", words))
+
+
+def _plugins(words: list[str]) -> None:
+    table = Table("kind", "name", "where")
+    for kind in ("rewards", "learners"):
+        for name, where in available(kind).items():  # type: ignore[arg-type]
+            table.add_row(kind[:-1], name, where)
+    Console().print(table)
+
+
+def _parse(cls: Any, command: str, words: list[str], default: Any = None) -> Any:
+    options = {} if default is None else {"default": default}
+    return tyro.cli(cls, prog=f"dream-env {command}", args=words, **options)
+
+
+def _peek(words: list[str], flag: str, default: str) -> str:
+    """The value of a flag that decides which other flags there are."""
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return default
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "collect": _collect, "fit": _fit, "imitate": _imitate, "evaluate": _evaluate, "report": _report, "run": _run,
+    "plugins": _plugins,
+}  # fmt: skip

@@ -1,0 +1,163 @@
+"""The filter: real observations to model states, the same for an agent and for a wrapped environment.
+
+Every step of the environment is one step of the filter, ``(latent_tm1, action_tm1, obs_t) → latent_t``, for all
+environments that are played side by side at once. ``LatentObservation`` is the filter as a wrapper around one
+environment, for anything that wants an ordinary environment, such as SB3's ``evaluate_policy``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from dream_env import checkpoint
+from dream_env.errors import SpaceError
+from dream_env.functional import counter_uniform
+from dream_env.latent import Latent
+from dream_env.opening import latent_space
+from dream_env.spaces import ObservationSpec
+from dream_env.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class FilterState:
+    """Where the filter is in N environments, and each one's own random stream."""
+
+    latent: Latent
+    """(N, ·)."""
+    action_tm1: Tensor
+    """What was done last, (N, ...), as the environment takes it."""
+    seeds: Int[Tensor, " batch"]
+    counters: Int[Tensor, " batch"]
+    """Steps drawn from each stream."""
+    policy_state: tuple[np.ndarray, ...] | None = None
+    """Memory of a recurrent policy."""
+
+    def select(self, rows: Sequence[int]) -> "FilterState":
+        """Some of the environments. Only without a policy's memory, whose axes are the policy's own business."""
+        assert self.policy_state is None, "the memory of a recurrent policy cannot be cut into rows"
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.seeds.device)
+        return FilterState(self.latent[index], self.action_tm1[index], self.seeds[index], self.counters[index])
+
+
+class LatentFilter:
+    """Observations to model states, for any number of environments.
+
+    ``z`` is sampled from the posterior as it was when the expert was encoded, each environment from a stream of its
+    own, so that how many are played side by side changes nothing; ``sample=False`` takes the posterior's mode.
+    """
+
+    def __init__(self, world_model: WorldModel, *, sample: bool = True) -> None:
+        self.world_model = world_model.eval()
+        self.sample = sample
+
+    def start(self, seeds: Sequence[int]) -> FilterState:
+        """Before the first observations of environments with the given seeds."""
+        device, space = self.world_model.device, self.world_model.action_spec.space
+        dtype = torch.int64 if self.world_model.action_spec.discrete else torch.float32
+        return FilterState(
+            self.world_model.initial(len(seeds)),
+            torch.zeros(len(seeds), *(space.shape or ()), dtype=dtype, device=device),
+            torch.as_tensor(list(seeds), dtype=torch.int64, device=device),
+            torch.zeros(len(seeds), dtype=torch.int64, device=device),
+        )
+
+    @torch.no_grad()
+    def step(self, state: FilterState, observation: Any, is_first: Bool[Tensor, " batch"]) -> FilterState:
+        """Take in one raw observation of each environment; rows where an episode begins forget what was before."""
+        device = self.world_model.device
+        packed = self.world_model.observation_spec.pack(observation, batch_dims=1)
+        obs = {name: torch.as_tensor(array, device=device) for name, array in packed.items()}
+        noise = counter_uniform(state.seeds, state.counters, self.world_model.noise_size) if self.sample else None
+        latent = self.world_model.observe_step(state.latent, state.action_tm1, obs, is_first.to(device), noise)
+        return replace(state, latent=latent, counters=state.counters + 1)
+
+
+class LatentObservation(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
+    """Show model states ``(h, z)`` instead of observations: a policy learned in the dream then plays the real thing.
+
+    ``evaluate_policy(model, LatentObservation(env, "runs/pong/wm"))`` is all that SB3 needs.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], world_model: WorldModel | str | Path, *, sample: bool = True
+    ) -> None:
+        """Wrap one environment of the kind that the world model was fitted on.
+
+        Raises:
+            SpaceError: if its observations or actions are not what the model takes.
+        """
+        super().__init__(env)
+        if not isinstance(world_model, WorldModel):
+            world_model = checkpoint.load(world_model)
+        check_spaces(world_model, env)
+        self.filter = LatentFilter(world_model, sample=sample)
+        self.observation_space = latent_space(world_model)
+        self._state = self.filter.start([0])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Reset the environment and the filter; a seed begins the filter's random stream anew, else it goes on."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self._state = self.filter.start([seed])
+        return self._filtered(observation, first=True), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Step the environment, then the filter."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        action_tm1 = torch.tensor(np.asarray(action)[None], dtype=self._state.action_tm1.dtype)
+        self._state = replace(self._state, action_tm1=action_tm1.to(self._state.action_tm1.device))
+        return self._filtered(observation, first=False), reward, terminated, truncated, info
+
+    @property
+    def latent(self) -> Latent:
+        """Where the filter is, (1, ·)."""
+        return self._state.latent
+
+    def _filtered(self, observation: Any, *, first: bool) -> np.ndarray:
+        self._state = self.filter.step(self._state, stack([observation]), torch.tensor([first]))
+        feat: np.ndarray = self._state.latent.feat[0].float().cpu().numpy()
+        return feat
+
+
+def check_spaces(world_model: WorldModel, env: gymnasium.Env[Any, Any]) -> None:
+    """Refuse an environment whose observations or actions are not those the model was fitted on."""
+    name = env.spec.id if env.spec else type(env.unwrapped).__name__
+    spec, ours = world_model.observation_spec, world_model.action_spec.space
+    dataset = world_model.source.dataset
+    fits = type(env.action_space) is type(ours) and env.action_space.shape == ours.shape
+    if not fits or getattr(env.action_space, "n", None) != getattr(ours, "n", None):
+        raise SpaceError(
+            f"{name} takes actions of {env.action_space}, but the world model (dataset {dataset}) was fitted on {ours}"
+        )
+    keys = tuple(key.name for key in spec.keys) if isinstance(spec.space, gymnasium.spaces.Dict) else ()
+    theirs = ObservationSpec.from_space(env.observation_space, replace(spec.config, keys=keys)).keys
+    for key, other in zip(sorted(spec.keys, key=str), sorted(theirs, key=str), strict=True):
+        if key != other:
+            raise SpaceError(
+                f"{name} shows {other.kind} {other.name!r} of shape {other.source_shape}, but the world model "
+                f"(dataset {dataset}) was fitted on {key.kind} {key.name!r} of shape {key.source_shape}; set the "
+                f"environment up as it was when it was recorded"
+            )
+
+
+def stack(observations: Sequence[Any]) -> Any:
+    """Observations of N environments as one, with a leading axis; dictionaries are stacked by key."""
+    if isinstance(observations[0], Mapping):
+        return {name: stack([observation[name] for observation in observations]) for name in observations[0]}
+    return np.stack([np.asarray(observation) for observation in observations])
+
+
+def count(observation: Any) -> int:
+    """N of stacked observations."""
+    while isinstance(observation, Mapping):
+        observation = next(iter(observation.values()))
+    return len(observation)

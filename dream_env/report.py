@@ -1,0 +1,103 @@
+"""The report of a run: tables and curves, made from the files that the stages left. Nothing is played or dreamed."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from dream_env import results
+from dream_env.checkpoint import read_json, write_file
+from dream_env.errors import CheckpointError
+from dream_env.figures import fit_figure, imitate_figure, reward_by_step_figure
+from dream_env.game_log import GameLog
+from dream_env.results import Row
+from dream_env.run_folder import read_metrics
+from dream_env.statistics import bootstrap_interval, iqm
+from dream_env.tables import HEAD, cells, markdown, rich_table
+from dream_env.tables import results_table as results_table
+
+
+def report(run_folder: str | Path, *, seed: int = 0, progress: bool = True) -> Path:
+    """Draw everything there is to draw in a run's folder and write ``report.md``; returns its path.
+
+    Args:
+        run_folder: with the stages' folders in it, as ``dream-env run`` leaves it; unfinished stages are left out.
+        seed: of the bootstrap.
+        progress: print the final tables.
+
+    Raises:
+        CheckpointError: if there is no such folder, or nothing of ours in it.
+    """
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}; give the one that `dream-env run ... --out FOLDER` left")
+    stages = sorted(path.parent for path in folder.glob("*/run.json"))
+    parts = [part for stage in stages for part in _stage_report(folder, stage, seed=seed, progress=progress)]
+    if not parts:
+        raise CheckpointError(
+            f"{folder} holds no stage of a run with metrics in it; give the folder that has wm/ and the agents' in it"
+        )
+    path = folder / "report.md"
+    write_file(path, "\n\n".join([f"# {folder.resolve().name}", *parts]) + "\n")
+    return path
+
+
+def _stage_report(folder: Path, stage: Path, *, seed: int, progress: bool) -> list[str]:
+    kind = read_json(stage / "run.json").get("stage")
+    if not (stage / "metrics.csv").is_file():
+        return []
+    if kind == "fit":
+        return _fit_report(folder, stage)
+    return _imitate_report(folder, stage, seed=seed, progress=progress) if kind == "imitate" else []
+
+
+def _fit_report(folder: Path, stage: Path) -> list[str]:
+    rows = read_metrics(stage / "metrics.csv")
+    parts = [f"## World model: {stage.name}", _facts(rows[-1], ("update", "updates"), ("minutes", "minutes"))]
+    parts.append(_image("curves of the world model", fit_figure(rows, stage / "fit.png"), folder))
+    parts += _link("Truth, dream and difference", stage / "open_loop.mp4", folder)
+    return parts
+
+
+def _imitate_report(folder: Path, stage: Path, *, seed: int, progress: bool) -> list[str]:
+    rows = read_metrics(stage / "metrics.csv")
+    parts = [f"## Agent: {stage.name}", _facts(rows[-1], ("steps", "dream steps"), ("minutes", "minutes"))]
+    evaluation = stage / "evaluation.csv"
+    table = [_with_interval(row, seed) for row in results.read(evaluation)] if evaluation.is_file() else []
+    if table:
+        parts.append(markdown(HEAD, map(cells, table)))
+        parts.append(
+            "IQM: interquartile mean over the episodes. Interval: percentile bootstrap of the IQM over episodes. "
+            "Normalized: (mean − random) / (expert − random)."
+        )
+        if progress:
+            Console().print(rich_table(table, title=f"{table[0].environment}, {stage}"))
+    means = {row.method: row.return_mean for row in table}
+    figure = imitate_figure(
+        rows, stage / "imitate.png", returns=GameLog(stage / "episodes.csv").through_training(),
+        expert=means.get("expert"), random=means.get("random"),
+    )  # fmt: skip
+    parts.append(_image("curves of the learner", figure, folder))
+    if (stage / "reward_by_step.csv").is_file():
+        steps = read_metrics(stage / "reward_by_step.csv")
+        parts.append(_image("reward by step", reward_by_step_figure(steps, stage / "reward_by_step.png"), folder))
+    parts += _link("A game of the agent", stage / "agent.mp4", folder)
+    return parts
+
+
+def _with_interval(row: Row, seed: int) -> Row:
+    if seed == 0 or not row.returns:
+        return row
+    low, high = bootstrap_interval(row.returns, iqm, seed=seed)
+    return Row(**{**row.__dict__, "return_low": low, "return_high": high})
+
+
+def _facts(row: dict[str, float], *names: tuple[str, str]) -> str:
+    return ", ".join(f"{row[name]:,.0f} {text}" for name, text in names if name in row)
+
+
+def _image(text: str, path: Path, folder: Path) -> str:
+    return f"![{text}]({path.relative_to(folder)})"
+
+
+def _link(text: str, path: Path, folder: Path) -> list[str]:
+    return [f"{text}: [{path.name}]({path.relative_to(folder)})"] if path.is_file() else []

@@ -1,0 +1,71 @@
+"""``dream-env run pong``: all stages one after another, with defaults that fit into an hour on two cores."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dream_env.evaluate import EvaluateStage, evaluate_stage
+from dream_env.experts import CollectConfig, collect
+from dream_env.on_policy import resolve_learner
+from dream_env.report import report
+from dream_env.stages import FitStage, ImitateStage, fit_stage, imitate_stage
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Collect demonstrations, fit the world model, imitate in the dream, evaluate in the real game, report."""
+
+    game: Positional[str]
+    """What to play: pong, or breakout (the games with a scripted expert)."""
+    out: Path
+    """Folder of the run; the same command again goes on where it was."""
+    quick: bool = False
+    """A few minutes instead of most of an hour: shows every stage, learns too little to play well."""
+    dataset: str | None = None
+    """Minari id of the demonstrations; dream/<game>/scripted-v0 unless given, and made if it is not there."""
+    episodes: int = 20
+    """Games to record."""
+    updates: int | None = None
+    """Gradient steps of the world model; the preset's unless given."""
+    steps: int = 2_000_000
+    """Dream steps to learn from."""
+    reward: str = "ditto"
+    """Reward plug-in."""
+    learner: str = "ppo"
+    """Learner plug-in."""
+    warm_start: str = "bc"
+    """bc starts the policy from one cloned in the expert's latents; none starts at random (see the results of both)."""
+    eval_episodes: int = 20
+    """Real games for each row of the final table."""
+    eval_seed: int = 10_000
+    """Seed of the first of them; used for nothing else."""
+    seed: int = 0
+    """Seed of model, policy and dreams."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda, cuda:1 …"""
+
+
+QUICK = {"episodes": 4, "updates": 300, "steps": 100_000, "eval_episodes": 2}
+"""What ``--quick`` changes."""
+
+
+def run(config: RunConfig, *, progress: bool = True) -> Path:
+    """Every stage in turn; each is skipped if its folder is finished already."""
+    if config.quick:
+        config = replace(config, **QUICK)  # type: ignore[arg-type]
+    game, out = config.game, config.out
+    name = "scripted-quick-v0" if config.quick else "scripted-v0"
+    dataset = config.dataset or f"dream/{game}/{name}"
+    collect(CollectConfig(game, dataset=dataset, episodes=config.episodes), progress=progress)
+    fit = FitStage.of("small", dataset, out / "wm")
+    train = replace(fit.train, seed=config.seed, updates=config.updates or fit.train.updates)
+    wm = fit_stage(replace(fit, train=train, device=config.device), progress=progress)
+    learner = resolve_learner(config.learner, warm_start=config.warm_start)
+    agent = imitate_stage(
+        ImitateStage(wm, out / config.reward, steps=config.steps, seed=config.seed, device=config.device),
+        config.reward, learner, progress=progress,
+    )  # fmt: skip
+    evaluate_stage(EvaluateStage(agent, episodes=config.eval_episodes, seed=config.eval_seed), progress=progress)
+    report(out)
+    return out

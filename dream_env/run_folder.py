@@ -1,0 +1,90 @@
+"""The folder of one stage: whose it is, its metrics as CSV and TensorBoard, and what it was made with.
+
+``run.json`` is written first and says which command the folder belongs to, so that the same command goes on where it was
+and another one is refused before it overwrites anything.
+"""
+
+import csv
+import io
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dream_env.checkpoint import read_json, write_file, write_json
+from dream_env.errors import CheckpointError
+
+
+def claim(folder: Path, stage: str, config: dict[str, Any]) -> None:
+    """Take a folder for a stage's command, or find it taken by the same one.
+
+    Raises:
+        CheckpointError: if the folder holds another run; the options that differ are named.
+    """
+    mine = {"stage": stage, **config}
+    path = folder / "run.json"
+    if path.is_file():
+        other = read_json(path)
+        if other != mine:
+            raise CheckpointError(
+                f"{folder} already holds another run: {_difference(other, mine)}. Choose another --out, delete the folder, or "
+                f"repeat the command it was made with to go on there"
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} exists, is not empty and is no run of dream-env; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, mine)
+
+
+def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
+    before, now = _flat(theirs), _flat(mine)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    shown = [f"{name} is {before.get(name)!r} there and {now.get(name)!r} here" for name in names[:3]]
+    return "; ".join(shown) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+class MetricsLog:
+    """``metrics.csv`` and TensorBoard of one stage. Rows beyond ``start`` are dropped, since a resumed run makes them again."""
+
+    def __init__(self, folder: Path, index: str, start: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.csv"
+        self.index = index
+        self.rows = [row for row in read_metrics(self.path) if row[index] <= start] if self.path.is_file() else []
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Append one row; a column that was not there before may appear, and cells may stay empty."""
+        self.rows.append(dict(metrics))
+        columns = list(dict.fromkeys([self.index, *(name for row in self.rows for name in row)]))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
+        write_file(self.path, text.getvalue())
+        for name, value in metrics.items():
+            if name != self.index:
+                self._board.add_scalar(name, value, int(metrics[self.index]))  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._board.close()  # type: ignore[no-untyped-call]
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``metrics.csv``; empty cells are left out."""
+    with path.open(newline="") as file:
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]

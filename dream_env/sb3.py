@@ -1,0 +1,196 @@
+"""Stable-Baselines3's view of a Gymnasium vector environment: ``as_sb3(envs)`` is an SB3 ``VecEnv``.
+
+SB3 takes no ``gymnasium.vector.VectorEnv``; its ``VecEnv`` is an older interface (four return values, one dict a sub-environment,
+reset in the same step). This adapter translates and keeps the semantics: ``terminal_observation``, ``TimeLimit.truncated`` and
+episode statistics are given where SB3 looks for them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from dream_env.errors import ConfigError
+
+Observations = np.ndarray
+Bootstrap = Callable[[Observations], np.ndarray]
+"""Observations (n, feat) to discounted values ``γ·v`` (n,)."""
+
+
+def as_sb3(envs: VectorEnv[Any, Any, Any]) -> "SB3VecEnv":
+    """Wrap a vector environment (a ``DreamEnv``, or any other with SAME_STEP autoreset) for Stable-Baselines3."""
+    return SB3VecEnv(envs)
+
+
+class SB3VecEnv(VecEnv):
+    """See ``as_sb3``.
+
+    ``bootstrap``, if set, adds ``γ·v(final observation)`` to the last reward of truncated dreams in one batch. SB3 does
+    the same by itself, one sub-environment at a time, which at 512 dreams that all end together costs half as much as dreaming;
+    with ``bootstrap`` set, ``TimeLimit.truncated`` is therefore not reported, so that it is not done twice.
+    """
+
+    bootstrap: Bootstrap | None = None
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        mode = envs.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ConfigError(
+                f"Stable-Baselines3 needs sub-environments that reset in the same step, but these have autoreset_mode={mode}; "
+                f"make them with autoreset_mode='SameStep'"
+            )
+        self.envs = envs
+        self._actions: Any = None
+        self._returns = np.zeros(envs.num_envs)
+        self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
+        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+
+    def reset(self) -> VecEnvObs:
+        """Reset all; the seed given by ``seed`` is used once."""
+        seed = self._seeds[0]
+        options = self._options[0] or None
+        observations, _ = self.envs.reset(seed=seed, options=options)
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return np.asarray(observations)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Remember the actions; the work is done in ``step_wait``."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all sub-environments and translate what comes back."""
+        observations, rewards, terminated, truncated, infos = self.envs.step(self._actions)
+        rewards = np.array(rewards, dtype=np.float32)
+        dones = np.logical_or(terminated, truncated)
+        self._returns += rewards
+        self._lengths += 1
+        listed: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if dones.any():
+            self._end_episodes(dones, np.logical_and(truncated, ~np.asarray(terminated)), rewards, infos, listed)
+        return np.asarray(observations), rewards, np.asarray(dones), listed
+
+    def _end_episodes(
+        self,
+        dones: np.ndarray,
+        only_truncated: np.ndarray,
+        rewards: np.ndarray,
+        infos: dict[str, Any],
+        listed: list[dict[str, Any]],
+    ) -> None:
+        final = infos["final_obs"]
+        if self.bootstrap is not None and only_truncated.any():
+            where = np.flatnonzero(only_truncated)
+            rewards[where] += self.bootstrap(np.stack([final[i] for i in where]))
+        for i in np.flatnonzero(dones):
+            listed[i]["terminal_observation"] = final[i]
+            listed[i]["TimeLimit.truncated"] = bool(only_truncated[i]) and self.bootstrap is None
+            listed[i]["episode"] = {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": 0.0}
+        self._returns[dones] = 0.0
+        self._lengths[dones] = 0
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Statistics of the episodes on their way, for an exact resume."""
+        return {"returns": self._returns.copy(), "lengths": self._lengths.copy()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """The inverse of ``state_dict``."""
+        self._returns[:] = state["returns"]
+        self._lengths[:] = state["lengths"]
+
+    def close(self) -> None:
+        """Close the vector environment."""
+        self.envs.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """One frame a sub-environment."""
+        frames = self.envs.render()
+        return [None] * self.num_envs if frames is None else list(frames)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of the vector environment, once for each index: its sub-environments are one object."""
+        return [getattr(self.envs, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute for all sub-environments; there is no setting it for some."""
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise ConfigError(f"{attr_name!r} can only be set for all sub-environments at once: they are one object")
+        setattr(self.envs, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of the vector environment once and return its result for each index."""
+        result = getattr(self.envs, method_name)(*args, **kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
+        """Whether the vector environment is wrapped; ``Monitor`` counts, since episode statistics are given."""
+        return [False for _ in self._get_indices(indices)]
+
+
+class StandardizedReward(VecEnvWrapper):
+    """Rewards standardised for each step index by itself: ``(rₜ − μₜ) / (σₜ + ε)`` with running statistics.
+
+    Imitation rewards fall along a dream whatever the policy does, since the model's own noise adds up, and their spread at
+    one step is a hundredth of their size. An actor-critic has to find that spread; here it is of size one. Subtracting a
+    number that depends on the step alone changes no optimal policy in dreams of a fixed length.
+    """
+
+    RATE = 0.01
+    """Weight of the newest batch in the running statistics, once there have been a hundred."""
+
+    def __init__(self, venv: SB3VecEnv, horizon: int) -> None:
+        super().__init__(venv)
+        self.dream = venv
+        self._step = np.zeros(venv.num_envs, dtype=np.int64)
+        self._mean = np.zeros(horizon)
+        self._square = np.ones(horizon)
+        self._count = np.zeros(horizon)
+
+    def reset(self) -> VecEnvObs:
+        """Reset all; the statistics stay."""
+        self._step[:] = 0
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step, then standardise. A bootstrapped value is in standardised units already and is added after."""
+        bootstrap, self.dream.bootstrap = self.dream.bootstrap, None
+        try:
+            observations, rewards, dones, infos = self.dream.step_wait()
+        finally:
+            self.dream.bootstrap = bootstrap
+        self._update(rewards)
+        spread = np.sqrt(np.maximum(self._square - self._mean**2, 0.0)) + 1e-6
+        rewards = ((rewards - self._mean[self._step]) / spread[self._step]).astype(np.float32)
+        if bootstrap is not None and dones.any():
+            where = np.flatnonzero([info.get("TimeLimit.truncated", False) for info in infos])
+            if len(where):
+                rewards[where] += bootstrap(np.stack([infos[i]["terminal_observation"] for i in where]))
+                for i in where:
+                    infos[i]["TimeLimit.truncated"] = False
+        self._step = np.where(dones, 0, self._step + 1)
+        return observations, rewards, dones, infos
+
+    def _update(self, rewards: np.ndarray) -> None:
+        for step in np.unique(self._step):
+            here = rewards[self._step == step].astype(np.float64)
+            self._count[step] += 1
+            rate = max(1.0 / self._count[step], self.RATE)
+            self._mean[step] += rate * (here.mean() - self._mean[step])
+            self._square[step] += rate * ((here**2).mean() - self._square[step])
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The statistics, for an exact resume."""
+        own = {"step": self._step, "mean": self._mean, "square": self._square, "count": self._count}
+        return {**self.dream.state_dict(), **{name: array.copy() for name, array in own.items()}}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """The inverse of ``state_dict``."""
+        self.dream.load_state_dict(state)
+        self._step[:], self._mean[:] = state["step"], state["mean"]
+        self._square[:], self._count[:] = state["square"], state["count"]

@@ -1,0 +1,262 @@
+"""The stages of a run as functions: each takes one config, leaves one folder, and goes on where it was if called again.
+
+    collect → a Minari dataset        fit → wm/        imitate → ditto/        evaluate → ditto/evaluation.csv
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+import tyro
+from tyro.conf import Positional
+
+from dream_env import checkpoint
+from dream_env.agent import Agent, save_agent
+from dream_env.checkpoint import Store, config_to_json
+from dream_env.demos import Demos
+from dream_env.encoded import encode, load_encoded, save_encoded
+from dream_env.env import DreamEnv
+from dream_env.errors import ConfigError, DatasetError, nearest
+from dream_env.evaluate import action_agreement, latent_distance, reward_by_step
+from dream_env.fit import FitConfig, fit
+from dream_env.on_policy import resolve_learner
+from dream_env.plugin import Learner, Policy, Reward, load_reward
+from dream_env.progress import progress_bar
+from dream_env.run_folder import MetricsLog, claim, read_metrics
+from dream_env.spaces import ObservationConfig
+from dream_env.video import open_loop_video
+from dream_env.world_model import Precision, WorldModel, WorldModelConfig
+
+
+def fast_precision(device: str) -> Precision:
+    """bfloat16 where the processor has units for it (measured: 1.8 times the float32 rate on such a CPU), else float32."""
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+# ------------------------------------------------------------------------------------------------------------------ fit
+
+
+Preset = Literal["small", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+Flat = tyro.conf.arg(name="")
+"""On the command line, options of a nested config without its name before them: --updates, not --train.updates."""
+
+
+@dataclass(frozen=True)
+class FitStage:
+    """Fit a world model to a Minari dataset."""
+
+    dataset: Positional[str]
+    """Id of the dataset, as "dream/pong/scripted-v0"; downloaded if it is not on this machine."""
+    out: Path
+    """Folder to leave the world model in."""
+    preset: Preset = "small"
+    """Where all sizes start: small for a CPU, paper for DITTO's (a GPU). Every other flag changes one thing about it."""
+    model: WorldModelConfig = field(default_factory=WorldModelConfig.small)
+    train: Annotated[FitConfig, Flat] = field(default_factory=FitConfig.small)
+    observation: ObservationConfig = field(default_factory=ObservationConfig.small)
+    held_out: int = 2
+    """Episodes kept back to measure on."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda, cuda:1 …"""
+    precision: Precision | None = None
+    """Arithmetic of matrix products in training; chosen by the processor unless given."""
+
+    @classmethod
+    def of(cls, preset: str, dataset: str, out: Path) -> "FitStage":
+        """A stage with all sizes of a preset."""
+        if preset not in PRESETS:
+            raise ConfigError(f"there is no preset {preset!r}.{nearest(preset, PRESETS)} One of: {', '.join(PRESETS)}")
+        sizes = [getattr(config, preset)() for config in (WorldModelConfig, FitConfig, ObservationConfig)]
+        return cls(dataset, out, preset, *sizes)  # type: ignore[arg-type]
+
+
+def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
+    """Fit, encode the demonstrations, and leave ``config.json weights.safetensors meta.json expert_*.safetensors metrics.csv``."""
+    out = stage.out
+    demos = Demos.load(stage.dataset, stage.observation, progress=progress)
+    if not 1 <= stage.held_out < demos.num_episodes:
+        raise DatasetError(
+            f"{stage.dataset} has {demos.num_episodes} episodes, of which {stage.held_out} are to be held out; it needs at "
+            f"least one to learn from and one to measure on"
+        )
+    demos.windows(stage.train.length)
+    claim(out, "fit", _fit_identity(stage))
+    if (out / "meta.json").is_file():
+        return out  # finished before
+    torch.manual_seed(stage.train.seed)
+    precision = stage.precision or fast_precision(stage.device)
+    train, held_out = demos.split(stage.held_out)
+    world_model = WorldModel(
+        stage.model, demos.observation_spec, demos.action_spec, demos.source, demos.statistics
+    ).with_precision(precision).to(stage.device)  # fmt: skip
+    store = Store(out)
+    saved = store.latest_folder()
+    start = int(saved.name) if saved else 0
+    clock = _Clock(out, start)
+    with (
+        MetricsLog(out, "update", start) as log,
+        progress_bar("fit", stage.train.updates, "updates", start=start, enabled=progress) as advance,
+    ):
+        for metrics in fit(world_model, train, stage.train, held_out=held_out, store=store):
+            log.add({**metrics, "minutes": clock.minutes()})
+            advance(int(metrics["update"]), loss=metrics["loss"], **_shown(metrics))
+    for split, episodes in (("train", train), ("held_out", held_out)):
+        save_encoded(encode(world_model, episodes, seed=stage.train.seed), out, split)  # type: ignore[arg-type]
+    if any(key.kind == "image" for key in world_model.observation_spec.keys):
+        open_loop_video(world_model, held_out.episode(0), out / "open_loop.mp4")
+    summary = read_metrics(out / "metrics.csv")[-1]
+    meta = {
+        "preset": stage.preset, "updates": stage.train.updates, "precision": precision, "episodes": train.num_episodes, "minutes": clock.minutes(),
+        "expert_returns": [float(x) for x in demos.returns], "metrics": summary,
+    }  # fmt: skip
+    checkpoint.save(world_model, out, meta)
+    store.clear()
+    return out
+
+
+def _fit_identity(stage: FitStage) -> dict[str, Any]:
+    options = {
+        "dataset": stage.dataset, "preset": stage.preset, "held_out": stage.held_out, "observation": config_to_json(stage.observation),
+        "model": config_to_json(stage.model), "train": config_to_json(stage.train),
+    }  # fmt: skip
+    return _plain(options)
+
+
+def _shown(metrics: dict[str, float]) -> dict[str, float]:
+    moving = [value for name, value in metrics.items() if name.startswith("unexplained_moving/")]
+    return {"moving": moving[0]} if moving else {}
+
+
+# -------------------------------------------------------------------------------------------------------------- imitate
+
+
+@dataclass(frozen=True)
+class ImitateStage:
+    """Learn a policy inside a dream."""
+
+    wm: Positional[Path]
+    """Folder of the world model."""
+    out: Path
+    """Folder to leave the agent in."""
+    steps: int = 2_000_000
+    """Dream steps to learn from, over all dreams together."""
+    num_envs: int = 512
+    """Dreams side by side."""
+    horizon: int = 15
+    """Steps of a dream (DITTO table 1)."""
+    demos: int | None = None
+    """Use only the first so many expert episodes."""
+    seed: int = 0
+    """Seed of the policy's weights, its actions and the dreams."""
+    device: str = "cpu"
+    """Where to dream and learn: cpu, cuda, cuda:1 …"""
+    snapshots: int = 10
+    """Policies kept on the way, so that `evaluate` can show the real return through training; 0 keeps none."""
+
+
+def imitate_stage(
+    stage: ImitateStage, reward: str | Reward = "ditto", learner: str | Learner = "ppo", *, progress: bool = True
+) -> Path:
+    """Learn and leave ``config.json policy.safetensors meta.json metrics.csv reward_by_step.csv snapshots/``."""
+    out = stage.out
+    reward = load_reward(reward)
+    learner = resolve_learner(learner) if isinstance(learner, str) else learner
+    dream = DreamEnv(
+        stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device
+    )
+    held_out = load_encoded(stage.wm, "held_out", stage.device)
+    held_out.windows(stage.horizon)
+    identity = {**config_to_json(stage), "reward": _plugin_identity(reward), "learner": _plugin_identity(learner)}
+    for name in ("out", "device"):
+        identity.pop(name)
+    claim(out, "imitate", _plain(identity))
+    if (out / "meta.json").is_file():
+        return out  # finished before
+    store = Store(out)
+    saved = store.latest_folder()
+    start = int(saved.name) if saved else 0
+    clock = _Clock(out, start)
+    watch = _Watch(dream, held_out, out / "snapshots", stage, start)
+    with (
+        MetricsLog(out, "steps", start) as log,
+        progress_bar("imitate", stage.steps, "steps", start=start, enabled=progress) as advance,
+    ):
+
+        def report(policy: Policy, metrics: dict[str, float]) -> None:
+            row = {**metrics, **watch(policy, int(metrics["steps"])), "minutes": clock.minutes()}
+            log.add(row)
+            shown = {name: row[name] for name in ("dream_reward", "latent_distance") if name in row}
+            advance(int(metrics["steps"]), **shown)
+
+        policy = learner.learn(dream, stage.steps, seed=stage.seed, progress=report, store=store)
+    reward_by_step(
+        dream.world_model, held_out, reward, {"learner": policy}, horizon=stage.horizon, path=out / "reward_by_step.csv"
+    )
+    agent = Agent(dream.world_model, policy)
+    save_agent(agent, out, world_model_folder=stage.wm, learner=learner, meta={
+        "steps": stage.steps, "minutes": clock.minutes(), "reward": _plugin_identity(reward),
+        "options": _plugin_identity(learner), "demos": dream.expert.num_episodes,
+    })  # fmt: skip
+    store.clear()
+    return out
+
+
+class _Watch:
+    """Now and then: how far the learner is from held-out expert windows, and a copy of its policy."""
+
+    def __init__(self, dream: DreamEnv, held_out: Any, folder: Path, stage: ImitateStage, start: int) -> None:
+        self.folder = folder
+        self.held_out = held_out
+        self.dream = DreamEnv(
+            256, wm=dream.world_model, expert=held_out, reward=load_reward("ditto"), horizon=stage.horizon
+        )
+        count = max(1, stage.snapshots)
+        self.keep = stage.snapshots > 0
+        self.marks = [round(stage.steps * i / count) for i in range(count + 1)]
+        self.marks = [mark for mark in self.marks if mark > start or start == 0]
+
+    def __call__(self, policy: Policy, steps: int) -> dict[str, float]:
+        if not self.marks or steps < self.marks[0]:
+            return {}
+        while self.marks and steps >= self.marks[0]:
+            self.marks.pop(0)
+        with torch.random.fork_rng(devices=[]):  # looking must not change what is learned
+            torch.manual_seed(0)
+            metrics = {
+                "latent_distance": latent_distance(policy, self.dream),
+                "action_agreement": action_agreement(policy, self.held_out),
+            }
+        if self.keep:
+            self.folder.mkdir(exist_ok=True)
+            checkpoint.write_tensors(self.folder / f"{steps:09d}.safetensors", policy.state_dict())
+        return metrics
+
+
+def _plugin_identity(plugin: Any) -> dict[str, Any]:
+    return {"class": f"{type(plugin).__module__}:{type(plugin).__qualname__}", **config_to_json(plugin)}
+
+
+class _Clock:
+    """Minutes that a stage has taken, all its tries together: the time of earlier tries is read from its metrics."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        path = folder / "metrics.csv"
+        rows = read_metrics(path) if start and path.is_file() else []
+        self._before = max((row["minutes"] for row in rows if "minutes" in row), default=0.0)
+        self._start = time.monotonic()
+
+    def minutes(self) -> float:
+        return self._before + (time.monotonic() - self._start) / 60.0
+
+
+def _plain(data: Any) -> Any:
+    """As it will be read back from JSON."""
+    return json.loads(json.dumps(data, default=str))
+

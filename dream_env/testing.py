@@ -1,0 +1,237 @@
+"""Examiners for those who write a reward, a learner or a vector environment, and tiny models to try things on.
+
+::
+
+    from dream_env.testing import check_reward
+    def test_my_reward_keeps_the_contract():
+        check_reward("my-reward")
+
+A broken promise is an ``AssertionError`` that names it; a plug-in that cannot be found or made is a ``PluginError``.
+"""
+
+import dataclasses
+import json
+import math
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dream_env.checkpoint import Store
+from dream_env.encoded import EncodedDemos
+from dream_env.env import DreamEnv
+from dream_env.plugin import Learner, Policy, Reward, Rollout, Transition, load_learner, load_reward
+from dream_env.tiny import tiny_demos, tiny_expert, tiny_rollout, tiny_world_model, transition_of
+from dream_env.vector_checker import check_dream_env
+from dream_env.world_model import WorldModel
+
+__all__ = ["check_dream_env", "check_learner", "check_reward", "tiny_demos", "tiny_expert", "tiny_world_model"]
+
+HORIZON = 5
+"""Steps of the dreams that plug-ins are examined in."""
+
+
+def check_reward(
+    reward: str | Reward,
+    *,
+    world_model: WorldModel | None = None,
+    expert: EncodedDemos | None = None,
+    num_envs: int = 6,
+    **options: Any,
+) -> None:
+    """Examine a reward: shape, finiteness, bounds, determinism, independence of dreams, no side effects, its state.
+
+    ``world_model`` and ``expert`` default to tiny random ones with an ensemble, so that disagreement can be measured.
+    """
+    reward = load_reward(reward, **options)
+    world_model = world_model or tiny_world_model(ensemble=2)
+    expert = expert or tiny_expert(world_model)
+    name = reward.name
+    low, high = reward.bounds
+    assert name, f"{type(reward).__name__}.name is empty"
+    assert low <= high, f"reward {name!r}: bounds are (smallest, largest), not {(low, high)}"
+    _check_options(f"reward {name!r}", reward)
+    with torch.no_grad():
+        reward.prepare(world_model, expert)
+        rollout = tiny_rollout(world_model, expert, num_envs, HORIZON)
+        for step in (0, HORIZON - 1):
+            _check_rewards(reward, transition_of(rollout, step))
+    _check_update(reward, rollout)
+    with torch.no_grad():
+        _check_state(reward, world_model, expert, transition_of(rollout, 1))
+    dream = DreamEnv(num_envs, wm=world_model, expert=expert, reward=reward, horizon=HORIZON)
+    dream.reset(seed=0)
+    dream.action_space.seed(0)
+    for _ in range(HORIZON + 1):
+        dream.step(dream.action_space.sample())
+
+
+def _check_rewards(reward: Reward, transition: Transition) -> None:
+    name, num = reward.name, len(transition.step_t)
+    before = _copy(transition)
+    given = reward(transition)
+    assert isinstance(given, Tensor), f"reward {name!r} returned {type(given).__name__}; expected a tensor"
+    assert given.shape == (num,), f"reward {name!r} has shape {tuple(given.shape)}; expected ({num},), one a dream"
+    assert given.is_floating_point(), f"reward {name!r} is of {given.dtype}; expected a floating point type"
+    assert torch.isfinite(given).all(), f"reward {name!r} is not finite: {given.tolist()}"
+    low, high = reward.bounds
+    inside = (given >= low - 1e-5) & (given <= high + 1e-5)
+    assert inside.all(), f"reward {name!r} leaves its bounds {(low, high)}: {given[~inside].tolist()}"
+    assert _equal(before, transition), f"reward {name!r} changed the transition it was given"
+    assert torch.equal(given, reward(transition)), f"reward {name!r} gives other numbers for the same transition"
+    order = torch.arange(num - 1, -1, -1)
+    permuted = reward(_rows(transition, order))
+    assert torch.allclose(permuted, given[order], atol=1e-5), (
+        f"reward {name!r}: permuting dreams does not permute rewards"
+    )
+    alone = reward(_rows(transition, order[:1]))
+    assert torch.allclose(alone, given[-1:], atol=1e-5), f"reward {name!r} of one dream depends on the dreams beside it"
+
+
+def _check_update(reward: Reward, rollout: Rollout) -> None:
+    before = _copy(rollout)
+    metrics = reward.update(rollout)
+    assert isinstance(metrics, dict), (
+        f"reward {reward.name!r}: update returned {type(metrics).__name__}, expected a dict"
+    )
+    for key, value in metrics.items():
+        assert isinstance(key, str), f"reward {reward.name!r}: update's metric {key!r} is not named by a string"
+        assert math.isfinite(value), f"reward {reward.name!r}: update's metric {key!r} is {value}"
+    assert _equal(before, rollout), f"reward {reward.name!r}: update changed the rollout it was given"
+
+
+def _check_state(reward: Reward, world_model: WorldModel, expert: EncodedDemos, transition: Transition) -> None:
+    name = reward.name
+    state = reward.state_dict()
+    for key, value in state.items():
+        assert isinstance(value, Tensor), (
+            f"reward {name!r}: state_dict()[{key!r}] is {type(value).__name__}, not a tensor"
+        )
+    state = {key: value.clone() for key, value in state.items()}
+    twin = dataclasses.replace(reward) if dataclasses.is_dataclass(reward) else type(reward)()
+    assert isinstance(twin, Reward)
+    twin.prepare(world_model, expert)
+    twin.load_state_dict(state)
+    same = torch.equal(twin(transition), reward(transition))
+    assert same, f"reward {name!r}: a twin given state_dict() rewards the same transition differently"
+
+
+def check_learner(learner: str | Learner, *, steps: int = 1000, num_envs: int = 8, **options: Any) -> None:
+    """Examine a learner: it learns, tells of it, is reproducible and resumable, and its policy can be kept.
+
+    ``steps`` must be enough for a few of its updates, or resuming is not really examined.
+    """
+    learner = load_learner(learner, **options)
+    name = type(learner).__name__
+    _check_options(f"learner {name}", learner)
+    calls: list[dict[str, float]] = []
+    policy = learner.learn(_dream(num_envs), steps, seed=1, progress=lambda _, metrics: calls.append(metrics))
+    assert isinstance(policy, Policy), f"learner {name}: learn returned {type(policy).__name__}, expected a Policy"
+    assert calls, f"learner {name} never called progress"
+    for metrics in calls:
+        assert "steps" in metrics, f"learner {name}: progress got no 'steps' but {sorted(metrics)}"
+        bad = {key: value for key, value in metrics.items() if not math.isfinite(value)}
+        assert not bad, f"learner {name}: metrics are not finite: {bad}"
+    assert calls[-1]["steps"] >= steps, f"learner {name} stopped after {calls[-1]['steps']:.0f} of {steps} steps"
+    _check_policy(name, policy)
+    _check_restore(learner, policy)
+    again = learner.learn(_dream(num_envs), steps, seed=1)
+    assert _equal(policy.state_dict(), again.state_dict()), f"learner {name}: the same seed gives other weights"
+    _check_resume(learner, policy, steps, num_envs, stop_after=len(calls) // 2)
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def _check_resume(learner: Learner, unbroken: Policy, steps: int, num_envs: int, stop_after: int) -> None:
+    name = type(learner).__name__
+    count = 0
+
+    def stop(policy: Policy, metrics: dict[str, float]) -> None:
+        nonlocal count
+        count += 1
+        if count > stop_after:
+            raise _Interrupted
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            learner.learn(_dream(num_envs), steps, seed=1, progress=stop, store=Store(folder, every_seconds=0.0))
+        except _Interrupted:
+            pass
+        else:
+            raise AssertionError(f"learner {name} swallowed an exception that progress raised")
+        resumed = learner.learn(_dream(num_envs), steps, seed=1, store=Store(folder, every_seconds=0.0))
+    same = _equal(unbroken.state_dict(), resumed.state_dict())
+    assert same, f"learner {name}: a run that was interrupted and resumed has other weights than an unbroken one"
+
+
+def _check_policy(name: str, policy: Policy) -> None:
+    dream = _dream(5)
+    space, obs = dream.action_space, dream.reset(seed=2)[0]
+    for deterministic in (False, True):
+        state: Any = None
+        for start in (np.ones(5, dtype=bool), np.zeros(5, dtype=bool)):
+            action, state = policy.predict(obs, state, start, deterministic)
+            assert isinstance(action, np.ndarray), (
+                f"learner {name}: predict returned {type(action).__name__}, not an array"
+            )
+            assert action.shape == space.shape, (
+                f"learner {name}: actions have shape {action.shape}; expected {space.shape}"
+            )
+            obs = dream.step(action)[0]
+    first, second = (policy.predict(obs, deterministic=True)[0] for _ in range(2))
+    assert np.array_equal(first, second), f"learner {name}: deterministic actions differ between two calls"
+
+
+def _check_restore(learner: Learner, policy: Policy) -> None:
+    name = type(learner).__name__
+    try:
+        config = json.loads(json.dumps(policy.config()))
+    except TypeError as error:
+        raise AssertionError(f"learner {name}: the policy's config() does not go through JSON: {error}") from error
+    weights = {key: tensor.clone() for key, tensor in policy.state_dict().items()}
+    restored = type(learner).restore(config, weights)
+    obs = _dream(16).reset(seed=3)[0]
+    kept, back = (p.predict(obs, deterministic=True)[0] for p in (policy, restored))
+    assert np.array_equal(kept, back), f"learner {name}: the restored policy acts differently"
+
+
+def _check_options(who: str, plugin: Reward | Learner) -> None:
+    assert dataclasses.is_dataclass(plugin), f"{who} is no dataclass; its options should be a dataclass's fields"
+    try:
+        json.dumps(dataclasses.asdict(plugin))
+    except TypeError as error:
+        raise AssertionError(f"{who}: an option does not go through JSON: {error}") from error
+
+
+def _dream(num_envs: int) -> DreamEnv:
+    world_model = tiny_world_model()
+    return DreamEnv(num_envs, wm=world_model, expert=tiny_expert(world_model), horizon=HORIZON)
+
+
+def _rows(transition: Transition, index: Tensor) -> Transition:
+    fields = {field.name: getattr(transition, field.name) for field in dataclasses.fields(transition)}
+    return Transition(**{name: x if name == "horizon" else x[index] for name, x in fields.items()})
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in a dataclass or dictionary, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for key in sorted(value) for tensor in _tensors(value[key])]
+    if dataclasses.is_dataclass(value):
+        return [tensor for field in dataclasses.fields(value) for tensor in _tensors(getattr(value, field.name))]
+    return []
+
+
+def _copy(value: Any) -> list[Tensor]:
+    return [tensor.clone() for tensor in _tensors(value)]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    left, right = (x if isinstance(x, list) else _tensors(x) for x in (a, b))
+    return len(left) == len(right) and all(torch.equal(x, y) for x, y in zip(left, right, strict=True))

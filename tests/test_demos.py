@@ -1,0 +1,189 @@
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from recordings import buffers, record
+
+from dream_env.demos import Demos
+from dream_env.errors import DatasetError
+from dream_env.spaces import ObservationConfig
+
+BOX = spaces.Box(-1, 1, (2,), np.float64)
+DICT = spaces.Dict({"camera": spaces.Box(0, 255, (20, 24, 3), np.uint8), "state": spaces.Box(-1, 1, (3,), np.float64)})
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("DREAM_ENV_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def written():
+    return record("game/random-v0")
+
+
+@pytest.fixture
+def demos(written):
+    return Demos.load("game/random-v0")
+
+
+def test_an_episode_of_t_steps_has_t_plus_one_rows(demos, written):
+    assert (demos.num_episodes, demos.num_steps, demos.num_rows) == (3, 21, 24)
+    np.testing.assert_array_equal(demos.lengths, [7, 5, 9])
+    np.testing.assert_array_equal(demos.returns, [7, 5, 9])
+    for index, original in enumerate(written):
+        episode = demos.episode(index)
+        np.testing.assert_array_equal(episode.obs["image"][..., 0], original.observations)
+        np.testing.assert_array_equal(episode.action_t, original.actions)
+        assert episode.num_steps == len(original.rewards)
+        # Episode 1 was cut off, not terminated.
+        np.testing.assert_array_equal(episode.is_terminal, [False] * episode.num_steps + [index != 1])
+
+
+def test_where_the_data_come_from_is_kept(demos):
+    assert demos.source.dataset == "game/random-v0"
+    assert demos.source.environment == ""
+    assert demos.source.env_spec is None
+    assert demos.source.protocol["algorithm_name"] == "random"
+    assert demos.action_spec.num_actions == 4
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 6])
+def test_windows_hold_consecutive_rows_and_the_actions_that_led_to_them(demos, written, length):
+    batch = demos.sample(200, length, np.random.default_rng(0))
+    assert batch.obs["image"].shape == (length, 200, 64, 64, 1)
+    assert batch.obs["image"].dtype == torch.uint8
+    assert batch.action_tm1.dtype == torch.int64
+    rows = {row.tobytes(): (e, t) for e, episode in enumerate(written) for t, row in enumerate(episode.observations)}
+    seen = set()
+    for b in range(200):
+        found = [rows[batch.obs["image"][t, b].numpy().tobytes()] for t in range(length)]
+        episode, start = found[0]
+        seen.add((episode, start))
+        steps = len(written[episode].rewards)
+        assert found == [(episode, start + t) for t in range(length)]
+        assert batch.action_tm1[1:, b].tolist() == list(written[episode].actions[start : start + length - 1])
+        ends = [episode != 1 and start + t == steps for t in range(length)]
+        assert batch.is_terminal[:, b].tolist() == ends
+    assert (batch.action_tm1[0] == 0).all()
+    assert batch.is_first[0].all()
+    assert not batch.is_first[1:].any()
+    # 200 draws miss one of at most 24 windows with a probability below 1 in 200.
+    assert len(seen) == demos.windows(length) == 24 - 3 * (length - 1)
+
+
+def test_windows_are_drawn_uniformly_and_reproducibly(demos):
+    counts = {}
+    batch = demos.sample(19 * 400, 2, np.random.default_rng(1))
+    for image in batch.obs["image"][0].flatten(1)[:, :8].tolist():
+        counts[tuple(image)] = counts.get(tuple(image), 0) + 1
+    assert len(counts) == 21
+    assert 270 < min(counts.values()) <= max(counts.values()) < 460  # 362 expected, σ = 18.6
+    again = demos.sample(5, 3, np.random.default_rng(7)).obs["image"]
+    assert torch.equal(again, demos.sample(5, 3, np.random.default_rng(7)).obs["image"])
+
+
+def test_dictionary_observations_and_box_actions_come_as_float32():
+    written = record("robot/random-v0", buffers(DICT, BOX), DICT, BOX)
+    demos = Demos.load("robot/random-v0", ObservationConfig(size=16, gray=False))
+    batch = demos.sample(4, 3, np.random.default_rng(0))
+    assert batch.obs["camera"].shape == (3, 4, 16, 16, 3)
+    assert batch.obs["state"].shape == (3, 4, 3)
+    assert batch.obs["state"].dtype == batch.action_tm1.dtype == torch.float32
+    assert batch.action_tm1.shape == (3, 4, 2)
+    assert (batch.action_tm1[0] == 0).all()
+    np.testing.assert_allclose(demos.episode(1).action_t, written[1].actions, rtol=1e-6)
+    np.testing.assert_allclose(demos.episode(1).obs["state"], written[1].observations["state"], rtol=1e-6)
+
+
+def test_training_and_acting_see_the_same_pixels():
+    space = spaces.Box(0, 255, (210, 160, 3), np.uint8)
+    written = record("raw/random-v0", buffers(space, lengths=(4,)), space)
+    demos = Demos.load("raw/random-v0", ObservationConfig(crop=(34, 194, 0, 160)))
+    for t, frame in enumerate(written[0].observations):
+        acting = demos.observation_spec.pack(frame)["image"]
+        np.testing.assert_array_equal(demos.episode(0).obs["image"][t], acting)
+
+
+def test_views_keep_their_episodes_and_share_the_statistics(demos, written):
+    view = demos.select([2, 0])
+    np.testing.assert_array_equal(view.lengths, [9, 7])
+    np.testing.assert_array_equal(view.episode(0).action_t, written[2].actions)
+    np.testing.assert_array_equal(view.select([1]).indices, [0])
+    np.testing.assert_array_equal(demos.take(2).indices, [0, 1])
+    np.testing.assert_array_equal(view.statistics["image"], demos.statistics["image"])
+    rows = {row.tobytes() for row in written[0].observations}
+    batch = demos.take(1).sample(30, 2, np.random.default_rng(0))
+    assert all(image.numpy().tobytes() in rows for image in batch.obs["image"][1])
+
+
+def test_a_split_is_disjoint_whole_and_decided_by_the_seed(demos):
+    train, held_out = demos.split(1, seed=3)
+    assert held_out.num_episodes == 1
+    assert sorted([*train.indices, *held_out.indices]) == [0, 1, 2]
+    np.testing.assert_array_equal(demos.split(1, seed=3)[1].indices, held_out.indices)
+    assert len({int(demos.split(1, seed=seed)[1].indices[0]) for seed in range(20)}) == 3
+
+
+def test_a_config_that_only_the_model_uses_is_kept_although_the_conversion_is_shared(demos):
+    other = Demos.load("game/random-v0", ObservationConfig(std_floor=1.0))
+    assert demos.observation_spec.config.std_floor == 5.0
+    assert other.observation_spec.config.std_floor == 1.0
+
+
+def test_an_episode_too_short_is_named_with_what_would_fit(demos):
+    with pytest.raises(DatasetError) as error:
+        demos.select([2, 1]).sample(4, 50, np.random.default_rng(0))
+    message = str(error.value)
+    assert "episode 1 of 'game/random-v0' has 5 steps (6 observations), sequences need 50" in message
+    assert "at most 6" in message
+    assert demos.select(np.flatnonzero(demos.lengths >= 6)).windows(7) == 2 + 4
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda demos: demos.take(4), "4 episodes were asked of 'game/random-v0', which has 3"),
+        (lambda demos: demos.select([3]), r"episodes \[3\] were asked"),
+        (lambda demos: demos.select([]), r"episodes \[\] were asked"),
+        (lambda demos: demos.episode(-1), "episode -1 was asked"),
+        (lambda demos: demos.split(3), "cannot hold 3 of the 3 episodes"),
+        (lambda demos: demos.windows(0), "sequences of 0 rows"),
+    ],
+)
+def test_episodes_that_are_not_there_are_refused(demos, ask, message):
+    with pytest.raises(DatasetError, match=message):
+        ask(demos)
+
+
+def test_arrays_can_be_changed_without_touching_the_conversion(demos):
+    torch.from_numpy(demos.episode(0).obs["image"]).zero_()
+    assert Demos.load("game/random-v0").episode(0).obs["image"].any()
+
+
+def test_a_batch_moves_to_another_device_whole(demos):
+    moved = demos.sample(2, 3, np.random.default_rng(0)).to("meta")
+    assert {x.device.type for x in (*moved.obs.values(), moved.action_tm1, moved.is_first, moved.is_terminal)} == {
+        "meta"
+    }
+
+
+def test_converting_never_holds_more_than_an_episode_in_memory():
+    raw = spaces.Box(0, 255, (210, 160, 3), np.uint8)
+    record("raw/random-v0", buffers(raw, lengths=(100,)) * 10, raw)
+    episode_bytes = 101 * 210 * 160 * 3
+    tracemalloc.start()
+    Demos.load("raw/random-v0")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.7 * episode_bytes  # with what is packed of it
+
+
+def test_importing_imports_no_dataset_library():
+    program = "import sys, dream_env.demos; assert not {'minari', 'h5py'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True)
