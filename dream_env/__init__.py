@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from dream_env.demos import Demos
     from dream_env.encoded import encode
     from dream_env.env import DreamEnv
-    from dream_env.evaluate import evaluate
-    from dream_env.fit import fit
+    from dream_env.evaluation import evaluate
+    from dream_env.fitting import fit
     from dream_env.plugin import Reward
     from dream_env.sb3 import as_sb3
     from dream_env.world_model import WorldModel
@@ -29,7 +29,7 @@ __all__ = ["Agent", "Demos", "DreamEnv", "Reward", "WorldModel", "as_sb3", "enco
 
 _HOME = {
     "Agent": "agent", "Demos": "demos", "DreamEnv": "env", "Reward": "plugin", "WorldModel": "world_model",
-    "as_sb3": "sb3", "encode": "encoded", "evaluate": "evaluate", "fit": "fit", "load": "checkpoint", "save": "checkpoint",
+    "as_sb3": "sb3", "encode": "encoded", "evaluate": "evaluation", "fit": "fitting", "load": "checkpoint", "save": "checkpoint",
 }  # fmt: skip
 
 register_dreams()

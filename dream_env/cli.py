@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dream_env.errors import ConfigError, DreamEnvError, nearest
-from dream_env.evaluate import EvaluateStage, evaluate_stage
+from dream_env.evaluation import EvaluateStage, evaluate_stage
 from dream_env.experts import CollectConfig, collect
 from dream_env.on_policy import resolve_learner
 from dream_env.plugin import available, load_reward

@@ -145,12 +145,14 @@ def _acting(policy: Policy, deterministic: bool) -> Act:
 
 
 def _rewards(dream: DreamEnv, act: Act, rows: np.ndarray | None, seed: int) -> np.ndarray:
-    """Rewards (H, N) of one horizon of all dreams."""
+    """Rewards (H, N) of one horizon of all dreams; torch's random state, which learners use, stays as it was."""
     observation, _ = dream.reset(seed=seed, options=None if rows is None else {"rows": rows})
     rewards = []
-    for step in range(dream.horizon):
-        observation, *_ = dream.step(act(observation, step))
-        rewards.append(dream.last_rewards.cpu().numpy())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for step in range(dream.horizon):
+            observation, *_ = dream.step(act(observation, step))
+            rewards.append(dream.last_rewards.cpu().numpy())
     return np.stack(rewards)
 
 

@@ -57,12 +57,12 @@ class EncodedDemos:
 
     def latents(self, rows: Int[Tensor, "*shape"]) -> Latent:
         """The model states at the given rows, of any shape, in float32."""
-        # index_select and embedding copy whole rows; plain indexing and scatter go number by number, at several times the cost.
+        # index_select and embedding copy whole rows; indexing and scatter go number by number, several times slower.
         flat = rows.flatten()
         deter = self._deter.index_select(0, flat).float()
         stoch = self._stoch.index_select(0, flat)
         stoch = stoch.float() if self._classes == 0 else F.embedding(stoch.int(), self._one_hot).flatten(-2)
-        return Latent(deter.reshape(*rows.shape, -1), stoch.reshape(*rows.shape, -1))
+        return Latent(*(half.reshape(*rows.shape, half.shape[-1]) for half in (deter, stoch)))
 
     def actions(self, rows: Int[Tensor, "*shape"]) -> Tensor:
         """The expert's actions at the given rows, as the environment takes them."""

@@ -36,7 +36,7 @@ def fit_figure(rows: Rows, path: Path) -> Path:
         _line(panel, rows, f"unexplained/{key}", label("all" if several else "whole picture", key), i * 2)
         _line(panel, rows, f"unexplained_moving/{key}", label("moving pixels", key), i * 2 + 1)
     panel.axhline(1.0, color=GREY, linewidth=0.8, linestyle=":")
-    _finish(panel, "Reconstruction", "share of energy left unexplained", bottom=0.0)
+    _finish(panel, "Reconstruction", "unexplained share of energy", bottom=0.0)
 
     panel = axes[1]
     _line(panel, rows, "kl_prior", "prior's half, β δ KL(sg q ‖ p)", 0)
@@ -53,7 +53,7 @@ def fit_figure(rows: Rows, path: Path) -> Path:
     for i, name in enumerate(names):
         horizon, key = _horizon_and_key(name)
         _line(panel, rows, name, label("1 step" if horizon == 1 else f"{horizon} steps", key), i, marker="o")
-    _finish(panel, "Open-loop error, held-out episodes", "share of moving pixels' energy unexplained", bottom=0.0)
+    _finish(panel, "Open-loop error, held-out episodes", "unexplained share, moving pixels", bottom=0.0)
     for panel in axes:
         _x_axis(panel, "update")
     return _save(figure, path)
@@ -70,7 +70,7 @@ def imitate_figure(
     _finish(axes[0], "Reward in the dream", "mean reward a step")
     distance = [row for row in rows if "latent_distance" in row]
     _line(axes[1], distance, "latent_distance", "", 0, x="steps", marker="o")
-    _finish(axes[1], "Distance to held-out expert", "1 − r, mean over the horizon", bottom=0.0)
+    _finish(axes[1], "Distance to held-out expert", "1 − r, mean over the horizon")
     _returns(axes[2], returns, expert, random)
     for panel in axes:
         _x_axis(panel, "dream steps")
@@ -103,7 +103,7 @@ def reward_by_step_figure(rows: Rows, path: Path) -> Path:
         x, y = _xy(rows, "step", name)
         axes[0].plot(x, y, color=colour, linewidth=1.5, marker="o", markersize=3, label=text)
     _finish(axes[0], "Reward along a dream", "mean reward")
-    axes[0].set_xlabel("step of the dream")
+    axes[0].set_xlabel("step of the dream", fontsize=9)
     return _save(figure, path)
 
 
@@ -139,7 +139,7 @@ def _finish(panel: Axes, title: str, unit: str, *, bottom: float | None = None) 
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     if bottom is not None and panel.lines:
-        panel.set_ylim(bottom=bottom)
+        panel.set_ylim(bottom, panel.dataLim.ymax + 0.06 * (panel.dataLim.ymax - bottom))
     if panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize=8, frameon=False)
 

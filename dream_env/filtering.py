@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.utils import RecordConstructorArgs
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -79,7 +80,7 @@ class LatentFilter:
         return replace(state, latent=latent, counters=state.counters + 1)
 
 
-class LatentObservation(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
+class LatentObservation(gymnasium.Wrapper[np.ndarray, Any, Any, Any], RecordConstructorArgs):
     """Show model states ``(h, z)`` instead of observations: a policy learned in the dream then plays the real thing.
 
     ``evaluate_policy(model, LatentObservation(env, "runs/pong/wm"))`` is all that SB3 needs.
@@ -93,7 +94,9 @@ class LatentObservation(gymnasium.Wrapper[np.ndarray, Any, Any, Any]):
         Raises:
             SpaceError: if its observations or actions are not what the model takes.
         """
-        super().__init__(env)
+        named = world_model if isinstance(world_model, WorldModel) else str(world_model)  # a path can be JSON
+        RecordConstructorArgs.__init__(self, world_model=named, sample=sample, _disable_deepcopy=True)
+        gymnasium.Wrapper.__init__(self, env)
         if not isinstance(world_model, WorldModel):
             world_model = checkpoint.load(world_model)
         check_spaces(world_model, env)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -19,6 +19,7 @@ Env = gymnasium.Env[Any, Any]
 MakeEnvironment = Callable[[], Env]
 
 
+@runtime_checkable
 class Actor(Protocol):
     """Whatever acts on raw observations as SB3's models do: an ``Agent``, ``RandomActor``, a model of SB3."""
 

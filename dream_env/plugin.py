@@ -184,9 +184,7 @@ def find(kind: Kind, name: str) -> type[Any]:
     points = _entry_points(kind).get(name, [])
     if len(points) > 1:
         offers = " and ".join(f"{_distribution(p)} ({p.value})" for p in points)
-        raise PluginError(
-            f"two plug-ins are named {name!r}: {offers}; uninstall one, or name the class as 'module:Class'"
-        )
+        raise PluginError(f"two plug-ins are named {name!r}: {offers}; uninstall one, or give 'module:Class'")
     if not points:
         names = sorted(_entry_points(kind))
         raise PluginError(
@@ -209,14 +207,10 @@ def load_learner(learner: str | Learner, **options: Any) -> Learner:
 def _load(kind: Kind, contract: type[PluginType], plugin: str | PluginType, options: dict[str, Any]) -> PluginType:
     if isinstance(plugin, contract):
         if options:
-            raise PluginError(
-                f"options {sorted(options)} came with a finished {kind[:-1]}; give them to its constructor"
-            )
+            raise PluginError(f"options {sorted(options)} came with a finished {kind[:-1]}; give them where it is made")
         return plugin
     if not isinstance(plugin, str):
-        raise PluginError(
-            f"a {kind[:-1]} is a name, 'module:Class' or an instance of {contract.__name__}, not {plugin!r}"
-        )
+        raise PluginError(f"a {kind[:-1]} is a name, 'module:Class' or a finished {contract.__name__}, not {plugin!r}")
     cls = find(kind, plugin)
     if not (isinstance(cls, type) and issubclass(cls, contract)):
         raise PluginError(f"{kind[:-1]} {plugin!r} is {cls!r}, which is no subclass of dream_env.{contract.__name__}")

@@ -30,8 +30,11 @@ def report(run_folder: str | Path, *, seed: int = 0, progress: bool = True) -> P
     folder = Path(run_folder)
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}; give the one that `dream-env run ... --out FOLDER` left")
-    stages = sorted(path.parent for path in folder.glob("*/run.json"))
-    parts = [part for stage in stages for part in _stage_report(folder, stage, seed=seed, progress=progress)]
+    found = [(read_json(path).get("stage", ""), path.parent) for path in sorted(folder.glob("*/run.json"))]
+    stages = sorted(found, key=lambda stage: stage[0] != "fit")  # the world model first
+    parts = [
+        part for kind, stage in stages for part in _stage_report(folder, kind, stage, seed=seed, progress=progress)
+    ]
     if not parts:
         raise CheckpointError(
             f"{folder} holds no stage of a run with metrics in it; give the folder that has wm/ and the agents' in it"
@@ -41,8 +44,7 @@ def report(run_folder: str | Path, *, seed: int = 0, progress: bool = True) -> P
     return path
 
 
-def _stage_report(folder: Path, stage: Path, *, seed: int, progress: bool) -> list[str]:
-    kind = read_json(stage / "run.json").get("stage")
+def _stage_report(folder: Path, kind: str, stage: Path, *, seed: int, progress: bool) -> list[str]:
     if not (stage / "metrics.csv").is_file():
         return []
     if kind == "fit":

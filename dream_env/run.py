@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dream_env.evaluate import EvaluateStage, evaluate_stage
+from dream_env.evaluation import EvaluateStage, evaluate_stage
 from dream_env.experts import CollectConfig, collect
 from dream_env.on_policy import resolve_learner
 from dream_env.report import report

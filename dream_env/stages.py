@@ -20,8 +20,8 @@ from dream_env.demos import Demos
 from dream_env.encoded import encode, load_encoded, save_encoded
 from dream_env.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError, nearest
-from dream_env.evaluate import action_agreement, latent_distance, reward_by_step
-from dream_env.fit import FitConfig, fit
+from dream_env.evaluation import action_agreement, latent_distance, reward_by_step
+from dream_env.fitting import FitConfig, fit
 from dream_env.on_policy import resolve_learner
 from dream_env.plugin import Learner, Policy, Reward, load_reward
 from dream_env.progress import progress_bar

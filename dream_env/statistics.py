@@ -68,4 +68,5 @@ class Summary:
 
 def summarize(returns: Numbers, *, seed: int = 0) -> Summary:
     """Count, mean, IQM and the IQM's 95 % bootstrap interval of some returns."""
-    return Summary(len(returns), float(np.mean(returns)), float(iqm(returns)), *bootstrap_interval(returns, seed=seed))
+    middle = float(iqm(returns))
+    return Summary(len(returns), float(np.mean(returns)), middle, *bootstrap_interval(returns, seed=seed))

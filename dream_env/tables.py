@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from dream_env import results
@@ -18,7 +19,7 @@ def cells(row: Row) -> tuple[str, ...]:
     """One line of the final table."""
     return (
         policy_name(row), actions_name(row), str(row.episodes), number(row.return_mean), number(row.return_iqm),
-        interval(row.return_low, row.return_high), f"{row.normalized:.2f}",
+        interval(row.return_low, row.return_high), number(row.normalized, 2),
     )  # fmt: skip
 
 
@@ -35,9 +36,9 @@ def actions_name(row: Row) -> str:
     return "argmax" if row.deterministic else "sampled"
 
 
-def number(value: float) -> str:
-    """One decimal: finer than any of these intervals."""
-    return f"{value:.1f}".replace("-", "−")
+def number(value: float, digits: int = 1) -> str:
+    """With a real minus sign. One decimal of a return is finer than any of these intervals."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def interval(low: float, high: float) -> str:
@@ -47,7 +48,8 @@ def interval(low: float, high: float) -> str:
 
 def rich_table(rows: Iterable[Row], title: str = "") -> Table:
     """The final table for a terminal."""
-    table = Table(title=title or None)
+    # As narrow as it gets: a terminal of 80 columns shows it whole.
+    table = Table(title=title or None, box=box.SIMPLE, padding=0)
     for i, name in enumerate(HEAD):
         table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
     for row in rows:
@@ -93,7 +95,7 @@ def _group_line(rows: Sequence[Row]) -> tuple[str, ...]:
         first.environment, policy_name(first), actions_name(first), str(len(rows)) if first.learner else "",
         str(sum(row.episodes for row in rows)), number(float(np.mean([row.return_mean for row in rows]))),
         number(float(iqm(np.concatenate(runs)))), interval(low, high),
-        f"{np.mean([row.normalized for row in rows]):.2f}", f"{minutes:.0f}" if minutes else "",
+        number(float(np.mean([row.normalized for row in rows])), 2), f"{minutes:.0f}" if minutes else "",
     )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def open_loop_video(
     spare = episode.num_steps + 1 - rows
     starts = np.unique(np.linspace(0, spare, windows + 2).astype(int)[1:-1])
     truth, dream = _open_loop(world_model, episode, starts, context, horizon, seed)  # (T, B, H, W, C)
-    difference = np.clip(127.0 + (dream.astype(np.float32) - truth) / 2.0, 0, 255).astype(np.uint8)
+    difference = np.clip(127.0 + dream.astype(np.float32) - truth, 0, 255).astype(np.uint8)
 
     def frames() -> Iterator[Frame]:
         for t in range(rows):

@@ -1,66 +1,22 @@
 import shutil
-from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from agents import LinearLearner, linear_agent, pong_model, short_pong
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from dream_env import checkpoint
-from dream_env.agent import Agent, LatentObservation, fingerprint, load_agent, load_policy, save_agent
+from dream_env.agent import LatentObservation, fingerprint, load_agent, load_policy, save_agent
 from dream_env.environments import make_environment
 from dream_env.errors import CheckpointError, SpaceError
 from dream_env.filtering import LatentFilter, stack
 from dream_env.functional import counter_uniform
-from dream_env.plugin import Learner, Policy
 from dream_env.tiny import tiny_demos, tiny_world_model
-
-PONG = spaces.Box(0, 255, (64, 64, 1), np.uint8)
-
-
-@dataclass
-class LinearLearner(Learner):
-    def learn(self, dream, steps, *, seed=0, progress=None, store=None):
-        raise NotImplementedError
-
-    @classmethod
-    def restore(cls, config, weights):
-        policy = LinearPolicy(*config["shape"])
-        policy.weight = weights["weight"]
-        return policy
-
-
-class LinearPolicy(Policy):
-    def __init__(self, feat: int, actions: int) -> None:
-        self.weight = torch.randn(feat, actions, generator=torch.Generator().manual_seed(0))
-
-    def predict(self, observation, state=None, episode_start=None, deterministic=False):
-        logits = torch.as_tensor(observation) @ self.weight
-        if deterministic:
-            return logits.argmax(dim=-1).numpy(), None
-        return torch.distributions.Categorical(logits=logits).sample().numpy(), None
-
-    def config(self):
-        return {"shape": list(self.weight.shape)}
-
-    def state_dict(self):
-        return {"weight": self.weight}
-
-
-def pong_model(seed: int = 0):
-    return tiny_world_model(observation_space=PONG, action_space=spaces.Discrete(6), seed=seed)
-
-
-def short_pong(**options):
-    return make_environment("pong", max_steps=20, **options)
-
-
-def linear_agent(world_model, **options):
-    return Agent(world_model, LinearPolicy(world_model.feat_size, world_model.action_spec.size), **options)
 
 
 def test_filter_of_an_agent_equals_the_models_filter_over_the_recording():
@@ -148,6 +104,7 @@ def test_sb3_evaluate_policy_takes_an_agent_as_the_model():
     assert np.isfinite(mean)
 
 
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")  # a wrapper is what is checked here
 def test_wrapped_environment_keeps_gymnasiums_rules():
     from gymnasium.utils.env_checker import check_env
 

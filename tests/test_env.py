@@ -177,6 +177,13 @@ def test_stepping_before_the_first_reset_is_refused():
         make_dream(2).reset(options={"reset_mask": np.array([True, False])})
 
 
+def test_a_closed_dream_can_be_closed_again():
+    envs = make_dream(1)
+    envs.close()
+    envs.close()
+    assert envs.closed
+
+
 def test_gymnasium_s_statistics_wrapper_works():
     envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(make_dream(3))
     _, steps, _ = rollout(envs, seed=0, steps=HORIZON)

@@ -20,11 +20,11 @@ from dream_env.world_model import WorldModel
 class FitConfig:
     """How a world model is trained."""
 
-    updates: int = 6000
+    updates: int = 7000
     """Gradient steps."""
-    batch: int = 16
+    batch: int = 32
     """Sequences in a batch."""
-    length: int = 50
+    length: int = 32
     """Rows in a sequence."""
     learning_rate: float = 1e-3
     """Adam's step size (at the start, with a cosine schedule)."""
@@ -36,7 +36,7 @@ class FitConfig:
     """Adam's epsilon."""
     clip: float = 100.0
     """Largest norm of the whole gradient."""
-    log_every: int = 50
+    log_every: int = 100
     """Updates between two rows of metrics."""
     test_every: int = 500
     """Updates between two measurements of the open-loop error on held-out episodes."""
@@ -51,7 +51,9 @@ class FitConfig:
     @classmethod
     def paper(cls) -> "FitConfig":
         """DITTO table 1: 50 sequences of 50, Adam 3e-4."""
-        return cls(updates=200_000, batch=50, learning_rate=3e-4, schedule="constant", adam_epsilon=1e-5, clip=200.0)
+        return cls(
+            updates=200_000, batch=50, length=50, learning_rate=3e-4, schedule="constant", adam_epsilon=1e-5, clip=200.0,
+        )
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch", "length", "log_every", "test_every"):
@@ -107,6 +109,8 @@ def fit(
                 metrics |= open_loop_error(world_model, held_out)
             yield metrics
         if store is not None and (store.due() or update == config.updates):
+            if not all(bool(parameter.isfinite().all()) for parameter in world_model.parameters()):
+                raise TrainingError(_diverged(update, {}, store))  # before it replaces the last good state
             store.save(update, *_state(world_model, optimizer, rng, generator))
     world_model.eval()
 
@@ -144,7 +148,7 @@ def _restore(
 
 
 def _diverged(update: int, terms: dict[str, Tensor], store: Store | None) -> str:
-    bad = [name for name, term in terms.items() if not bool(term.isfinite().all())] or ["its gradient"]
+    bad = [name for name, term in terms.items() if not bool(term.isfinite().all())] or ["a weight or its gradient"]
     kept = store.latest_folder() if store is not None else None
     saved = f"the last good state is kept in {kept}" if kept else "no state had been saved yet"
     return (

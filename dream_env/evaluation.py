@@ -23,7 +23,7 @@ from dream_env.closeness import latent_distance as latent_distance
 from dream_env.closeness import reward_by_step as reward_by_step
 from dream_env.encoded import load_encoded
 from dream_env.environments import environment_from_spec, protocol
-from dream_env.errors import ConfigError, PluginError
+from dream_env.errors import CheckpointError, ConfigError, PluginError
 from dream_env.game_log import GameLog
 from dream_env.games import Actor, MakeEnvironment, RandomActor
 from dream_env.games import EpisodeResult as EpisodeResult
@@ -178,7 +178,12 @@ def preset_of(config: WorldModelConfig) -> str:
 
 
 def _reward_name(identity: dict[str, Any]) -> str:
-    return str(find("rewards", identity["class"]).name) if identity else "unknown"
+    if not identity:
+        return "unknown"
+    try:
+        return str(find("rewards", identity["class"]).name)
+    except PluginError:  # a class that only the training script had
+        return str(identity["class"].rpartition(":")[2]).lower()
 
 
 def _learner_name(identity: dict[str, Any]) -> str:
@@ -211,5 +216,5 @@ def _read_if_there(path: Path) -> dict[str, Any]:
 def _typical_length(agent_folder: Path) -> float | None:
     try:
         return float(load_encoded(model_folder(world_model_of(agent_folder)), "held_out").lengths.float().mean())
-    except ValueError:  # no demonstrations beside the model: the bar does without a guess
+    except CheckpointError:  # no demonstrations beside the model: the bar does without a guess
         return None

@@ -1,0 +1,346 @@
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from agents import LinearLearner, LinearPolicy, linear_agent, pong_model, short_pong
+from gymnasium import spaces
+
+from dream_env import checkpoint, results
+from dream_env.agent import Agent, save_agent
+from dream_env.checkpoint import write_json
+from dream_env.encoded import encode
+from dream_env.env import DreamEnv
+from dream_env.environments import make_environment
+from dream_env.errors import ConfigError, SpaceError
+from dream_env.evaluation import (
+    EvaluateStage,
+    action_agreement,
+    environment_of,
+    evaluate,
+    evaluate_stage,
+    latent_distance,
+    preset_of,
+    reward_by_step,
+)
+from dream_env.game_log import GameLog
+from dream_env.games import EpisodeResult, RandomActor
+from dream_env.plugin import Policy, load_reward
+from dream_env.rssm import RSSMConfig
+from dream_env.tiny import tiny_demos, tiny_expert, tiny_world_model
+from dream_env.world_model import WorldModelConfig
+
+
+class Countdown(gymnasium.Env):
+    """An episode has as many steps as its seed's last digit; action 1 is worth 1."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(2)
+    broken_at: int | None = None
+    what = "reward"
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.number, self.left = seed, seed % 10
+        return np.zeros(2, dtype=np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        broken = self.left == self.broken_at
+        observation = np.full(2, np.nan if broken and self.what == "observation" else 0.0, dtype=np.float32)
+        reward = np.nan if broken and self.what == "reward" else float(action)
+        return observation, reward, self.left == 0, False, {}
+
+
+class CountingActor:
+    """Remembers, in a memory whose rows it alone understands, how many steps each environment has behind it."""
+
+    def __init__(self):
+        self.batches = []
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        state = np.zeros((3, len(observation))) if state is None else state
+        state = np.where(episode_start, 0, state) + 1
+        self.batches.append(len(observation))
+        return np.ones(len(observation), dtype=np.int64), state
+
+
+class ExpertPolicy(Policy):
+    """Knows the expert's action in each of the expert's states."""
+
+    def __init__(self, expert):
+        rows = expert.step_rows()
+        self.feat, self.action = expert.latents(rows).feat, expert.actions(rows)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return self.action[torch.cdist(torch.as_tensor(observation), self.feat).argmin(dim=1)].numpy(), None
+
+    def config(self):
+        return {}
+
+    def state_dict(self):
+        return {}
+
+
+# ------------------------------------------------------------------------------------------------------ real episodes
+
+
+def test_episode_i_is_played_with_seed_plus_i_and_counted_whole():
+    actor = CountingActor()
+    played = evaluate(actor, Countdown, 6, seed=11, parallel=6)
+    assert played == [EpisodeResult(seed, float(seed % 10), seed % 10) for seed in range(11, 17)]
+
+
+def test_free_environments_take_the_next_episode():
+    made = []
+
+    def make():
+        made.append(Countdown())
+        return made[-1]
+
+    played = evaluate(RandomActor(Countdown.action_space), make, 8, seed=11, parallel=3)
+    assert [result.seed for result in played] == list(range(11, 19))
+    assert [result.length for result in played] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert len(made) == 3
+
+
+def test_only_live_environments_are_acted_in():
+    class Plain(CountingActor):
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return super().predict(observation, None, episode_start)[0], None
+
+    actor = Plain()
+    evaluate(actor, Countdown, 3, seed=11, parallel=3)
+    assert actor.batches == [3, 2, 1]
+    with_memory = CountingActor()
+    evaluate(with_memory, Countdown, 3, seed=11, parallel=3)
+    assert with_memory.batches == [3, 3, 3]  # its memory cannot be cut
+
+
+def test_result_does_not_depend_on_how_many_are_played_side_by_side():
+    agent = linear_agent(pong_model())
+    together = evaluate(agent, short_pong, 3, seed=40, deterministic=True, parallel=3)
+    one_by_one = evaluate(agent, short_pong, 3, seed=40, deterministic=True, parallel=1)
+    assert together == one_by_one
+
+
+def test_sampled_episodes_repeat_with_their_seed_and_leave_torchs_random_state_alone():
+    agent = linear_agent(pong_model())
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = evaluate(agent, short_pong, 2, seed=40)
+    assert torch.equal(torch.rand(1), expected)
+    assert evaluate(agent, short_pong, 2, seed=40) == first
+
+
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_simulator_that_breaks_down_is_named_with_seed_and_step(what):
+    class Broken(Countdown):
+        broken_at = 4
+
+    Broken.what = what
+    with pytest.raises(SpaceError, match=rf"gave a {what}.* not finite \(nan\) at step \d of the episode with seed 15"):
+        evaluate(RandomActor(Countdown.action_space), Broken, 1, seed=15)
+
+
+def test_environment_that_does_not_fit_the_agent_is_refused_before_playing():
+    with pytest.raises(SpaceError, match="takes actions of Discrete"):
+        evaluate(linear_agent(pong_model()), lambda: make_environment("breakout"), 1)
+
+
+def test_no_episodes_at_all_are_refused():
+    with pytest.raises(ConfigError, match="both must be at least 1"):
+        evaluate(CountingActor(), Countdown, 0)
+
+
+def test_environments_are_closed_even_if_one_breaks():
+    closed = []
+
+    class Broken(Countdown):
+        broken_at = 2
+
+        def close(self):
+            closed.append(self.number)
+
+    with pytest.raises(SpaceError):
+        evaluate(RandomActor(Countdown.action_space), Broken, 2, seed=14)
+    assert closed == [14, 15]
+
+
+# ----------------------------------------------------------------------------------------------------- inside the dream
+
+
+def test_expert_agrees_with_itself_and_a_stubborn_policy_by_chance():
+    world_model = tiny_world_model()
+    expert = tiny_expert(world_model, episodes=1, steps=60)
+    assert action_agreement(ExpertPolicy(expert), expert) == 1.0
+
+    class Stubborn(ExpertPolicy):
+        def predict(self, observation, *args):
+            return np.full(len(observation), 2), None
+
+    share = float((expert.actions(expert.step_rows()) == 2).double().mean())
+    assert action_agreement(Stubborn(expert), expert) == pytest.approx(share, abs=0.15)
+
+
+def test_agreement_of_box_actions_is_their_squared_difference():
+    world_model = tiny_world_model(action_space=spaces.Box(-1.0, 1.0, (2,)))
+    expert = tiny_expert(world_model, episodes=1, steps=60)
+
+    class Off(ExpertPolicy):
+        def predict(self, observation, *args):
+            return super().predict(observation)[0] + 0.5, None
+
+    assert action_agreement(Off(expert), expert) == pytest.approx(0.25)
+
+
+def test_latent_distance_is_one_minus_dittos_reward_along_the_dream():
+    world_model = tiny_world_model()
+    expert = tiny_expert(world_model)
+    policy = LinearPolicy(world_model.feat_size, 3)
+    dream = DreamEnv(8, wm=world_model, expert=expert, horizon=5)
+    observation, _ = dream.reset(seed=3)
+    rewards = []
+    for _ in range(5):
+        observation, reward, *_ = dream.step(policy.predict(observation, deterministic=True)[0])
+        rewards.append(reward.mean())
+    distance = latent_distance(policy, dream, deterministic=True, seed=3)
+    assert distance == pytest.approx(1.0 - np.mean(rewards), abs=1e-6)
+    rows = dream.expert.windows(5)[:8].numpy()
+    assert latent_distance(policy, dream, rows=rows, deterministic=True) != pytest.approx(distance, abs=1e-6)
+
+
+def test_latent_distance_of_another_reward_is_refused():
+    world_model = tiny_world_model()
+
+    class Other(type(load_reward("ditto"))):
+        name = "other"
+
+    dream = DreamEnv(2, wm=world_model, expert=tiny_expert(world_model), reward=Other(), horizon=5)
+    with pytest.raises(ConfigError, match="'other'"):
+        latent_distance(LinearPolicy(world_model.feat_size, 3), dream)
+
+
+def test_reward_by_step_has_a_line_for_expert_random_and_learner(tmp_path):
+    world_model = tiny_world_model()
+    expert = encode(world_model, tiny_demos())
+    path = tmp_path / "reward_by_step.csv"
+    policies = {"learner": LinearPolicy(world_model.feat_size, 3)}
+    rows = reward_by_step(world_model, expert, load_reward("ditto"), policies, horizon=4, n=64, path=path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert path.read_text().splitlines()[0] == "step,expert,random,learner"
+    assert rows == reward_by_step(world_model, expert, load_reward("ditto"), policies, horizon=4, n=64)
+
+
+def test_experts_line_replays_the_experts_own_actions():
+    world_model = tiny_world_model()
+    expert = tiny_expert(world_model, episodes=1, steps=60)
+    rows = reward_by_step(world_model, expert, load_reward("ditto"), {"same": ExpertPolicy(expert)}, horizon=1, n=256)
+    assert rows[0]["expert"] == pytest.approx(rows[0]["same"], abs=1e-3)  # one step from the expert's own state
+    assert rows[0]["expert"] != pytest.approx(rows[0]["random"], abs=1e-6)
+
+
+def test_reward_that_learns_is_left_as_it_was():
+    class Learning(type(load_reward("ditto"))):
+        name = "learning"
+        prepared = 0
+
+        def prepare(self, world_model, expert):
+            object.__setattr__(self, "prepared", self.prepared + 1)
+            object.__setattr__(self, "level", torch.zeros(1))
+
+        def update(self, rollout):
+            object.__setattr__(self, "level", self.level + 1.0)
+            return {}
+
+        def __call__(self, transition):
+            return self.level.expand(len(transition.step_t)).clone()
+
+        def state_dict(self):
+            return {"level": self.level}
+
+        def load_state_dict(self, state):
+            object.__setattr__(self, "level", state["level"])
+
+    world_model = tiny_world_model()
+    expert = tiny_expert(world_model)
+    reward = Learning()
+    reward.prepare(world_model, expert)
+    reward.load_state_dict({"level": torch.full((1,), 7.0)})
+    rows = reward_by_step(world_model, expert, reward, {}, horizon=2, n=4)
+    assert rows[-1] == {"step": 2.0, "expert": 7.0, "random": 7.0}
+    assert (float(reward.level), reward.prepared) == (7.0, 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ the stage
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with a world model and an agent of real Pong, cut after a few steps."""
+    world_model = pong_model()
+    spec = short_pong().spec
+    assert spec is not None
+    world_model.source = type(world_model.source)("pong/tiny-v0", "ALE/Pong-v5", spec.to_json(), {})
+    folder = tmp_path / "tiny"
+    checkpoint.save(world_model, folder / "wm", {"expert_returns": [20.0, 18.0], "minutes": 2.0})
+    agent = Agent(world_model, LinearPolicy(world_model.feat_size, 6))
+    reward = {"class": "dream_env.plugins.ditto:Ditto", "space": "both", "last_step_zero": False}
+    options = {"class": "dream_env.plugins.on_policy:PPO", "warm_start": "bc"}
+    meta = {"minutes": 3.0, "demos": 2, "reward": reward, "options": options}
+    save_agent(
+        agent, folder / "ditto", world_model_folder=folder / "wm", learner=LinearLearner, meta=meta
+    )  # fmt: skip
+    write_json(folder / "ditto" / "run.json", {"stage": "imitate", "seed": 4})
+    (folder / "ditto" / "snapshots").mkdir()
+    for steps in (0, 500):
+        checkpoint.write_tensors(folder / f"ditto/snapshots/{steps:09d}.safetensors", agent.policy.state_dict())
+    return folder
+
+
+def test_stage_leaves_rows_of_random_expert_sampled_and_argmax(run, tmp_path):
+    stage = EvaluateStage(run / "ditto", episodes=2, snapshot_episodes=1, video=False, results=tmp_path / "all.csv")
+    evaluate_stage(stage, progress=False)
+    rows = results.read(run / "ditto" / "evaluation.csv")
+    assert [(row.method, row.deterministic) for row in rows] == [
+        ("random", False), ("expert", False), ("ditto", False), ("ditto", True)
+    ]  # fmt: skip
+    agent = rows[-1]
+    assert (agent.learner, agent.warm_start, agent.seed, agent.n_expert) == ("ppo", "bc", 4, 2)
+    assert agent.options == '{"space": "both"}'
+    assert (agent.wall_minutes, agent.eval_seed, agent.episodes) == (5.0, 10_000, 2)
+    assert rows[1].normalized == 1.0
+    assert rows[0].normalized == 0.0
+    assert '"frame_skip": 4' in agent.protocol
+    assert results.read(tmp_path / "all.csv") == rows
+    assert sorted(GameLog(run / "ditto" / "episodes.csv").through_training()) == [0, 500]
+
+
+def test_stage_called_again_plays_only_what_is_missing(run, monkeypatch):
+    stage = EvaluateStage(run / "ditto", episodes=2, snapshot_episodes=0, video=False)
+    evaluate_stage(stage, progress=False)
+    before = results.read(run / "ditto" / "evaluation.csv")
+    played = []
+
+    def watch(actor, make, **options):
+        played.append(list(options["seeds"]))
+        return evaluate(actor, make, **options)
+
+    monkeypatch.setattr("dream_env.evaluation.evaluate", watch)
+    evaluate_stage(stage, progress=False)
+    assert played == []
+    assert results.read(run / "ditto" / "evaluation.csv")[0].returns == before[0].returns
+    evaluate_stage(EvaluateStage(run / "ditto", episodes=3, snapshot_episodes=0, video=False), progress=False)
+    assert played == [[10_002]] * 3
+
+
+def test_dataset_without_an_environment_says_what_to_do():
+    with pytest.raises(ConfigError, match=r"does not say which environment.*dream_env.evaluate\(agent"):
+        environment_of(tiny_world_model())
+
+
+def test_preset_is_recognised_whatever_the_arithmetic():
+    assert preset_of(WorldModelConfig.small()) == "small"
+    assert preset_of(WorldModelConfig(precision="bfloat16")) == "small"
+    assert preset_of(WorldModelConfig.paper()) == "paper"
+    assert preset_of(WorldModelConfig(rssm=RSSMConfig(deter=77))) == "custom"

@@ -1,0 +1,149 @@
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from dream_env.checkpoint import Store
+from dream_env.cloning import clone
+from dream_env.env import DreamEnv
+from dream_env.errors import ConfigError, PluginError
+from dream_env.on_policy import OnPolicyLearner, resolve_learner
+from dream_env.plugin import available
+from dream_env.testing import check_learner, tiny_expert, tiny_world_model
+
+LEARNERS = {
+    "ppo": {"n_steps": 12, "minibatches": 4, "epochs": 1},
+    "a2c": {"n_steps": 12},
+    "trpo": {"n_steps": 12},
+    "recurrent-ppo": {"n_steps": 12, "minibatches": 4, "epochs": 1},
+}
+SMALL = {"net_arch": (16,), "warm_start_updates": 3, "clone_batch": 32}
+
+
+def dream(num_envs: int = 8, horizon: int = 6) -> DreamEnv:
+    world_model = tiny_world_model()
+    return DreamEnv(num_envs, wm=world_model, expert=tiny_expert(world_model), horizon=horizon)
+
+
+def actions(policy, seed: int = 0) -> np.ndarray:
+    feat = np.random.default_rng(seed).random((40, 48)).astype(np.float32)
+    return policy.predict(feat, None, np.ones(40, dtype=bool), True)[0]
+
+
+def test_the_shipped_learners_are_found_by_name():
+    assert set(LEARNERS) <= set(available("learners"))
+
+
+@pytest.mark.parametrize("warm_start", ["none", "bc"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_learner_keeps_the_contract(name, warm_start):
+    check_learner(name, steps=288, warm_start=warm_start, **LEARNERS[name], **SMALL)
+
+
+class CutOff(Store):
+    """Always due, and the run is cut off after some saves."""
+
+    def __init__(self, folder, saves):
+        super().__init__(folder)
+        self.saves = saves
+
+    def due(self):
+        return True
+
+    def save(self, *arguments):
+        path = super().save(*arguments)
+        self.saves -= 1
+        if self.saves == 0:
+            raise KeyboardInterrupt
+        return path
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_that_was_cut_off_ends_where_an_unbroken_one_does(name, tmp_path):
+    options = {**LEARNERS[name], **SMALL, "warm_start": "bc", "anchor": 2}
+    unbroken = resolve_learner(name, **options).learn(dream(), 480, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        resolve_learner(name, **options).learn(dream(), 480, seed=1, store=CutOff(tmp_path, 2))
+    resumed = resolve_learner(name, **options).learn(dream(), 480, seed=1, store=Store(tmp_path))
+    for key, tensor in unbroken.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[key]), key
+
+
+def test_learning_leaves_the_global_random_states_as_they_were():
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    resolve_learner("ppo", **LEARNERS["ppo"], **SMALL).learn(dream(), 96, seed=0)
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(np.random.rand(3), expected[1])
+
+
+def test_cloning_recovers_a_policy_that_can_be_read_off_the_state():
+    own = dream()
+    rows = own.expert.step_rows()
+    # The expert does what the first categorical variable says, which is there to be seen.
+    shown = own.expert.latents(rows).stoch[:, :3].argmax(dim=-1)
+    own.expert._action[rows] = shown
+    learner = resolve_learner("ppo", **LEARNERS["ppo"], net_arch=(32,))
+    model, _ = learner._build(own, 0)
+    optimizer = torch.optim.Adam(model.policy.parameters(), 1e-2)
+    metrics = clone(model.policy, optimizer, own.expert, updates=150, batch=64)
+    predicted = model.policy.predict(own.expert.latents(rows).feat.numpy(), deterministic=True)[0]
+    assert (predicted == shown.numpy()).mean() > 0.95
+    assert metrics["clone_loss"] < 0.3
+
+
+def test_an_anchor_holds_the_policy_to_the_expert():
+    agreement = {}
+    for anchor in (0, 20):
+        own = dream(32)
+        rows = own.expert.step_rows()
+        own.expert._action[rows] = own.expert.latents(rows).stoch[:, :3].argmax(dim=-1)
+        learner = resolve_learner("a2c", n_steps=6, net_arch=(32,), anchor=anchor, clone_batch=64, learning_rate=3e-3)
+        policy = learner.learn(own, 32 * 6 * 10, seed=0)
+        predicted = policy.predict(own.expert.latents(rows).feat.numpy(), deterministic=True)[0]
+        agreement[anchor] = (predicted == own.expert.actions(rows).numpy()).mean()
+    assert agreement[20] > agreement[0] + 0.2
+
+
+def test_progress_starts_with_the_warm_start_and_reports_plain_rewards():
+    seen = []
+    learner = resolve_learner("ppo", **LEARNERS["ppo"], **SMALL, warm_start="bc")
+    learner.learn(dream(), 192, progress=lambda policy, metrics: seen.append(metrics))
+    assert [row["steps"] for row in seen] == [0, 96, 192]
+    assert "clone_loss" in seen[0]
+    assert all(-1 <= row["dream_reward"] <= 1 for row in seen[1:])
+
+
+def test_any_on_policy_class_runs_by_its_name():
+    learner = resolve_learner("stable_baselines3:A2C", n_steps=6, net_arch=(8,), options='{"vf_coef": 0.25}')
+    assert isinstance(learner, OnPolicyLearner)
+    policy = learner.learn(dream(), 96)
+    restored = OnPolicyLearner.restore(policy.config(), policy.state_dict())
+    np.testing.assert_array_equal(actions(policy), actions(restored))
+
+
+def test_options_reach_the_algorithm():
+    model, _ = resolve_learner("ppo", **LEARNERS["ppo"], options='{"vf_coef": 0.125}')._build(dream(), 0)
+    assert model.vf_coef == 0.125
+    assert model.batch_size == 12 * 8 // 4
+    assert model.gamma == 0.95
+
+
+def test_unknown_learners_and_options_are_named():
+    with pytest.raises(PluginError, match='no learner named \'pp\'. Did you mean "ppo"'):
+        resolve_learner("pp")
+    with pytest.raises(PluginError, match="no on-policy algorithm of Stable-Baselines3"):
+        resolve_learner("stable_baselines3:SAC")
+    with pytest.raises(PluginError, match="does not take these options.*no_such"):
+        resolve_learner("ppo", **LEARNERS["ppo"], options='{"no_such": 1}').learn(dream(), 10)
+    with pytest.raises(ConfigError, match="options are a JSON object"):
+        resolve_learner("ppo", **LEARNERS["ppo"], options="vf=1").learn(dream(), 10)
+
+
+def test_options_are_plain_data():
+    for name in LEARNERS:
+        assert "algorithm" in asdict(resolve_learner(name))

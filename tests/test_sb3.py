@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecMonitor
+
+from dream_env.env import DreamEnv
+from dream_env.errors import ConfigError
+from dream_env.sb3 import StandardizedReward, as_sb3
+from dream_env.testing import tiny_expert, tiny_world_model
+
+
+def dream(num_envs: int = 4, **options) -> DreamEnv:
+    world_model = tiny_world_model()
+    return DreamEnv(num_envs, wm=world_model, expert=tiny_expert(world_model), horizon=5, **options)
+
+
+def test_sb3_trains_on_dreams():
+    model = PPO("MlpPolicy", as_sb3(dream()), n_steps=10, batch_size=20, n_epochs=1, device="cpu")
+    model.learn(80)
+    assert model.num_timesteps == 80
+    assert len(model.ep_info_buffer) == 16  # statistics come without a Monitor
+
+
+def test_other_wrappers_of_sb3_find_what_they_look_for():
+    venv = VecMonitor(as_sb3(dream()))
+    venv.reset()
+    for _ in range(5):
+        _, _, dones, infos = venv.step(np.zeros(4, dtype=np.int64))
+    assert dones.all()
+    assert infos[0]["episode"]["l"] == 5
+
+
+def test_the_end_of_a_dream_is_reported_as_sb3_expects():
+    envs, venv = dream(), as_sb3(dream())
+    envs.reset(seed=3)
+    venv.seed(3)
+    venv.reset()
+    for step in range(5):
+        action = np.full(4, step % 3)
+        obs, reward, terminated, truncated, infos = envs.step(action)
+        sb3_obs, sb3_reward, sb3_dones, sb3_infos = venv.step(action)
+        np.testing.assert_array_equal(obs, sb3_obs)
+        np.testing.assert_allclose(reward, sb3_reward, rtol=1e-6)
+        np.testing.assert_array_equal(np.logical_or(terminated, truncated), sb3_dones)
+    for i in range(4):
+        np.testing.assert_array_equal(infos["final_obs"][i], sb3_infos[i]["terminal_observation"])
+        assert sb3_infos[i]["TimeLimit.truncated"] is True
+        assert sb3_infos[i]["episode"]["l"] == 5
+
+
+def test_batched_bootstrap_gives_the_rewards_of_sb3s_own_loop():
+    def value(observations):
+        return 0.9 * observations.sum(axis=1)
+
+    plain, batched = as_sb3(dream()), as_sb3(dream())
+    batched.bootstrap = value
+    for venv in (plain, batched):
+        venv.seed(0)
+        venv.reset()
+    for _ in range(5):
+        _, reward, _, infos = plain.step(np.ones(4, dtype=np.int64))
+        _, reward_batched, _, infos_batched = batched.step(np.ones(4, dtype=np.int64))
+    # What collect_rollouts of SB3 does with truncated sub-environments, one at a time:
+    for i, info in enumerate(infos):
+        assert info["TimeLimit.truncated"]
+        reward[i] += value(info["terminal_observation"][None])[0]
+        assert not infos_batched[i]["TimeLimit.truncated"]
+        assert infos_batched[i]["episode"] == pytest.approx(info["episode"])  # without the bootstrapped value
+    np.testing.assert_allclose(reward_batched, reward, rtol=1e-6)
+
+
+def test_standardised_rewards_have_mean_zero_and_size_one_at_every_step():
+    venv = StandardizedReward(as_sb3(dream(256)), horizon=5)
+    venv.seed(0)
+    venv.reset()
+    rng = np.random.default_rng(0)
+    rewards = np.array([[venv.step(rng.integers(3, size=256))[1] for _ in range(5)] for _ in range(20)])
+    np.testing.assert_allclose(rewards[5:].mean(axis=(0, 2)), 0.0, atol=0.1)
+    np.testing.assert_allclose(rewards[5:].std(axis=(0, 2)), 1.0, atol=0.1)
+
+
+def test_standardised_rewards_keep_plain_episode_statistics():
+    plain, venv = as_sb3(dream()), StandardizedReward(as_sb3(dream()), horizon=5)
+    for one in (plain, venv):
+        one.seed(1)
+        one.reset()
+    for _ in range(5):
+        infos = plain.step(np.zeros(4, dtype=np.int64))[3]
+        standardised = venv.step(np.zeros(4, dtype=np.int64))[3]
+    assert [info["episode"]["r"] for info in infos] == [info["episode"]["r"] for info in standardised]
+
+
+def test_the_state_of_the_statistics_can_be_put_back():
+    one, other = (StandardizedReward(as_sb3(dream()), horizon=5) for _ in range(2))
+    one.seed(0)
+    one.reset()
+    for _ in range(7):
+        one.step(np.zeros(4, dtype=np.int64))
+    other.reset()
+    other.load_state_dict(one.state_dict())
+    other.dream.envs.load_state_dict(one.dream.envs.state_dict())
+    for a, b in zip(one.step(np.ones(4, dtype=np.int64))[:3], other.step(np.ones(4, dtype=np.int64))[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+def test_other_autoreset_modes_are_refused(mode):
+    with pytest.raises(ConfigError, match="needs sub-environments that reset in the same step.*autoreset_mode='SameStep'"):
+        as_sb3(dream(autoreset_mode=mode))
+
+
+def test_one_sub_environment_cannot_be_set_by_itself():
+    venv = as_sb3(dream())
+    with pytest.raises(ConfigError, match="only be set for all"):
+        venv.set_attr("horizon", 3, indices=[0])
+    assert venv.get_attr("horizon") == [5] * 4
+    assert venv.env_method("state_dict", indices=[0, 1])[1].keys() == venv.envs.state_dict().keys()
+    assert venv.env_is_wrapped(VecMonitor) == [False] * 4
+
+
+def test_frames_come_through():
+    assert as_sb3(dream(render_mode="rgb_array")).get_images()[0].shape == (16, 16, 3)
+
+
+def test_torch_tensors_of_the_dream_reach_sb3_as_arrays():
+    venv = as_sb3(dream())
+    assert isinstance(venv.reset(), np.ndarray)
+    assert not isinstance(venv.reset(), torch.Tensor)
