@@ -235,7 +235,12 @@ def provenance() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return {"versions": versions, "python": platform.python_version(), "machine": platform.machine(), "commit": commit()}
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "commit": commit(),
+    }
 
 
 def commit() -> str:

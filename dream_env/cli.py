@@ -1,6 +1,6 @@
 """The command line: one command a stage, one flag an option. The flags are made from the config dataclasses; no logic here.
 
-    dream-env collect · fit · imitate · evaluate · report · run · plugins
+dream-env collect · fit · imitate · evaluate · report · run · plugins
 """
 
 import dataclasses
@@ -17,12 +17,13 @@ from rich.table import Table
 
 from dream_env.errors import ConfigError, DreamEnvError, nearest
 from dream_env.evaluation import EvaluateStage, evaluate_stage
-from dream_env.experts import CollectConfig, collect
+from dream_env.collect import CollectConfig, collect
 from dream_env.on_policy import resolve_learner
 from dream_env.plugin import available, load_reward
 from dream_env.report import report
 from dream_env.run import RunConfig, run
 from dream_env.stages import Flat, FitStage, ImitateStage, fit_stage, imitate_stage
+
 
 @dataclass(frozen=True)
 class ReportCommand:
@@ -44,7 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     command = COMMANDS.get(words[0])
     try:
         if command is None:
-            raise ConfigError(f"there is no command {words[0]!r}.{nearest(words[0], COMMANDS)} One of: {', '.join(COMMANDS)}")
+            raise ConfigError(
+                f"there is no command {words[0]!r}.{nearest(words[0], COMMANDS)} One of: {', '.join(COMMANDS)}"
+            )
         command(words[1:])
     except DreamEnvError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
@@ -74,7 +77,11 @@ def _imitate(words: list[str]) -> None:
             ("stage", Annotated[ImitateStage, Flat]),
             ("reward", Annotated[str, tyro.conf.arg(help="Reward plug-in, or module:Class.")], "ditto"),
             ("learner", Annotated[str, tyro.conf.arg(help="Learner plug-in, or module:Class.")], "ppo"),
-            ("reward_options", Annotated[type(reward), tyro.conf.arg(name=reward.name)], dataclasses.field(default=reward)),
+            (
+                "reward_options",
+                Annotated[type(reward), tyro.conf.arg(name=reward.name)],
+                dataclasses.field(default=reward),
+            ),
             ("learner_options", Annotated[type(learner), Flat], dataclasses.field(default=learner)),
         ],
     )

@@ -13,7 +13,13 @@ SEQUENCE = 16
 
 
 def clone(
-    network: Any, optimizer: torch.optim.Optimizer, expert: EncodedDemos, *, updates: int, batch: int, entropy: float = 0.0
+    network: Any,
+    optimizer: torch.optim.Optimizer,
+    expert: EncodedDemos,
+    *,
+    updates: int,
+    batch: int,
+    entropy: float = 0.0,
 ) -> dict[str, float]:
     """``L = −log π(aᴱ | ŝᴱ) − η H(π(ŝᴱ))``, averaged over random expert states, for some gradient steps.
 

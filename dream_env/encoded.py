@@ -30,7 +30,9 @@ class EncodedDemos:
     there (zero on an episode's last row, where nothing was done).
     """
 
-    def __init__(self, deter: Tensor, stoch: Tensor, action: Tensor, lengths: Tensor, classes: int, indices: Tensor) -> None:
+    def __init__(
+        self, deter: Tensor, stoch: Tensor, action: Tensor, lengths: Tensor, classes: int, indices: Tensor
+    ) -> None:
         self._deter = deter  # (rows, deter) float16
         self._stoch = stoch  # (rows, groups) uint8 class numbers, or (rows, dims) float16 if classes == 0
         self._action = action  # (rows,) int64 or (rows, *box) float32
@@ -126,7 +128,9 @@ class EncodedDemos:
 
 
 @torch.no_grad()
-def encode(world_model: WorldModel, demos: Demos, *, seed: int = 0, chunk: int = 64, episodes: int = 64) -> EncodedDemos:
+def encode(
+    world_model: WorldModel, demos: Demos, *, seed: int = 0, chunk: int = 64, episodes: int = 64
+) -> EncodedDemos:
     """Run the filter along every episode, many episodes side by side, and keep the (sampled) posterior states.
 
     ``chunk`` steps of up to ``episodes`` episodes are in memory at a time.

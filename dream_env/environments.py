@@ -1,8 +1,9 @@
 """The real environments: short names, how each is made, and what is written down about it.
 
-A recording, the world model made from it and the evaluation of its agent must all mean the same game. So every environment
-here is made from parts that Gymnasium can write as an ``EnvSpec`` (no lambdas, no outer ``TimeLimit``: Gymnasium stores
-that as the innermost limit, where it counts raw frames), and ``environment_from_spec`` makes the same one again.
+A recording, the world model made from it and the evaluation of its agent must all mean the same game. So every
+environment here is made from parts that Gymnasium can write as an ``EnvSpec`` (no lambdas, no outer ``TimeLimit``:
+Gymnasium stores that as the innermost limit, where it counts raw frames), and ``environment_from_spec`` makes the
+same one again.
 """
 
 import importlib.metadata
@@ -39,10 +40,9 @@ PIXEL_ENVIRONMENTS: dict[str, str] = {
 _ROBOTICS = ("FrankaKitchen", "AdroitHand")
 
 
-class ResizePixels(
-    gymnasium.ObservationWrapper[dict[str, Any], Any, dict[str, Any]], RecordConstructorArgs
-):
-    """Shrink one picture of a Dict observation to ``size`` × ``size`` by averaging areas; other entries stay as they are.
+class ResizePixels(gymnasium.ObservationWrapper[dict[str, Any], Any, dict[str, Any]], RecordConstructorArgs):
+    """Shrink one picture of a Dict observation to ``size`` × ``size`` by averaging areas; other entries stay as they
+    are.
 
     Gymnasium's ``ResizeObservation`` takes an observation that is nothing but a picture.
     """
@@ -90,8 +90,8 @@ def environment_id(name: str) -> str:
     if _plain(name) in plain:
         return plain[_plain(name)]
     raise ConfigError(
-        f"there is no environment {name!r}.{nearest(name.lower(), known)} Known are the Atari games by short name (pong, "
-        f"breakout, space_invaders, …), {', '.join(PIXEL_ENVIRONMENTS)}, and any id registered in Gymnasium"
+        f"there is no environment {name!r}.{nearest(name.lower(), known)} Known are the Atari games by short name "
+        f"(pong, breakout, space_invaders, …), {', '.join(PIXEL_ENVIRONMENTS)}, and any id registered in Gymnasium"
     )
 
 
@@ -110,9 +110,10 @@ def make_environment(
         name: short name or Gymnasium id.
         size: pictures are ``size`` × ``size``.
         gray: one channel instead of three (Atari only).
-        sticky: probability that the emulator repeats the last action instead (Atari only; Machado et al. 2018 use 0.25).
-        max_steps: steps after which an episode is cut off; the environment's own limit unless given.
-        render_mode: as for ``gymnasium.make``; environments that show rendered pictures need ``"rgb_array"``, their default.
+        sticky: probability that the emulator repeats the last action instead (Atari only; Machado et al. 2018 use
+        0.25). max_steps: steps after which an episode is cut off; the environment's own limit unless given.
+        render_mode: as for ``gymnasium.make``; environments that show rendered pictures need ``"rgb_array"``, their
+        default.
 
     Returns:
         Atari: (size, size, 1 or 3) uint8, each step ``FRAME_SKIP`` frames with the last two max-pooled.
@@ -121,7 +122,7 @@ def make_environment(
     """
     gym_id = environment_id(name)
     if gym_id.startswith("ALE/"):
-        limit = {} if max_steps is None else {"max_num_frames_per_episode": max_steps * FRAME_SKIP}
+        limit: dict[str, Any] = {} if max_steps is None else {"max_num_frames_per_episode": max_steps * FRAME_SKIP}
         env = gymnasium.make(
             gym_id, frameskip=1, repeat_action_probability=sticky, render_mode=render_mode, **limit
         )  # fmt: skip
@@ -131,14 +132,16 @@ def make_environment(
     if sticky:
         raise ConfigError(f"sticky actions are a matter of the Atari emulator; {gym_id} is no Atari game")
     if gym_id not in PIXEL_ENVIRONMENTS.values():
-        return gymnasium.make(gym_id, max_episode_steps=max_steps, render_mode=render_mode)
+        shown: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        return gymnasium.make(gym_id, max_episode_steps=max_steps, **shown)
     _register_robotics(gym_id)
     env = gymnasium.make(gym_id, max_episode_steps=max_steps, render_mode=render_mode or "rgb_array")
     return ResizePixels(AddRenderObservation(env, render_only=False), size)
 
 
 def environment_from_spec(spec: str, **changes: Any) -> Env:
-    """Make the environment of a recorded ``EnvSpec`` (JSON) again; ``changes`` go to ``gymnasium.make`` (``render_mode``)."""
+    """Make the environment of a recorded ``EnvSpec`` (JSON) again; ``changes`` go to ``gymnasium.make``
+    (``render_mode``)."""
     gym_id = str(json.loads(spec)["id"])
     if gym_id.startswith("ALE/"):
         _register_atari()

@@ -12,6 +12,7 @@ from torch import Tensor
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
 from dream_env.demos import Demos
 from dream_env.errors import ConfigError, TrainingError
+from dream_env.mixture import Mixture
 from dream_env.prediction import open_loop_error, reconstruction_metrics
 from dream_env.world_model import WorldModel
 
@@ -20,7 +21,7 @@ from dream_env.world_model import WorldModel
 class FitConfig:
     """How a world model is trained."""
 
-    updates: int = 7000
+    updates: int = 6000
     """Gradient steps."""
     batch: int = 32
     """Sequences in a batch."""
@@ -52,7 +53,13 @@ class FitConfig:
     def paper(cls) -> "FitConfig":
         """DITTO table 1: 50 sequences of 50, Adam 3e-4."""
         return cls(
-            updates=200_000, batch=50, length=50, learning_rate=3e-4, schedule="constant", adam_epsilon=1e-5, clip=200.0,
+            updates=200_000,
+            batch=50,
+            length=50,
+            learning_rate=3e-4,
+            schedule="constant",
+            adam_epsilon=1e-5,
+            clip=200.0,
         )
 
     def __post_init__(self) -> None:
@@ -65,7 +72,7 @@ class FitConfig:
 
 def fit(
     world_model: WorldModel,
-    demos: Demos,
+    demos: Demos | Mixture,
     config: FitConfig = FitConfig(),  # noqa: B008 (frozen, so shared safely)
     *,
     held_out: Demos | None = None,
@@ -80,9 +87,7 @@ def fit(
         TrainingError: if the loss stops being finite; what the store holds is then the last good state.
     """
     demos.windows(config.length)  # raises before anything is spent
-    optimizer = torch.optim.Adam(
-        world_model.parameters(), config.learning_rate, eps=config.adam_epsilon, fused=True
-    )
+    optimizer = torch.optim.Adam(world_model.parameters(), config.learning_rate, eps=config.adam_epsilon, fused=True)
     rng = np.random.default_rng(config.seed)
     generator = torch.Generator(device=world_model.device).manual_seed(config.seed)
     update = 0

@@ -73,9 +73,7 @@ def standard_normal(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
     return torch.special.ndtri(uniform.clamp(1e-7, 1.0 - 1e-7))
 
 
-def counter_uniform(
-    seeds: Int[Tensor, " batch"], counters: Int[Tensor, " batch"], n: int
-) -> Float[Tensor, "batch n"]:
+def counter_uniform(seeds: Int[Tensor, " batch"], counters: Int[Tensor, " batch"], n: int) -> Float[Tensor, "batch n"]:
     """``n`` uniforms in (0, 1) for each row, a pure function of (seed, counter): a random stream per dream at vector speed.
 
     A counter-based generator in the sense of Salmon et al. (SC 2011), built from the SplitMix64 finaliser. Row ``i`` depends
@@ -97,4 +95,3 @@ def _mix(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 
 def _logical_shift_right(x: Int[Tensor, "*shape"], bits: int) -> Int[Tensor, "*shape"]:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
-

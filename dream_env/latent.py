@@ -62,7 +62,8 @@ class Latent:
     def stack(latents: Sequence["Latent"], dim: int = 0) -> "Latent":
         """Stack a list of latents along a new axis, time by default."""
         return Latent(
-            torch.stack([latent.deter for latent in latents], dim), torch.stack([latent.stoch for latent in latents], dim)
+            torch.stack([latent.deter for latent in latents], dim),
+            torch.stack([latent.stoch for latent in latents], dim),
         )
 
     @staticmethod

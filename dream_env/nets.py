@@ -117,7 +117,9 @@ class NormGRUCell(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch input"], deter_t: Float[Tensor, "batch deter"]
     ) -> Float[Tensor, "batch deter"]:
-        gates = self.gates(torch.cat([x, deter_t], dim=-1)).float()  # under autocast only the product is in half precision
+        gates = self.gates(
+            torch.cat([x, deter_t], dim=-1)
+        ).float()  # under autocast only the product is in half precision
         reset, candidate, update = self.norm(gates).chunk(3, dim=-1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1.0)

@@ -112,7 +112,9 @@ class OnPolicyLearner(Learner):
 
     def _build(self, dream: DreamEnv, seed: int) -> tuple[OnPolicyAlgorithm, SB3VecEnv | StandardizedReward]:
         plain = as_sb3(dream)
-        venv: SB3VecEnv | StandardizedReward = StandardizedReward(plain, dream.horizon) if self.standardize_rewards else plain
+        venv: SB3VecEnv | StandardizedReward = (
+            StandardizedReward(plain, dream.horizon) if self.standardize_rewards else plain
+        )
         algorithm = _algorithm(self.algorithm)
         arguments = {
             "policy_kwargs": self._policy_kwargs(), "learning_rate": self.learning_rate, "n_steps": self.n_steps,
@@ -122,7 +124,9 @@ class OnPolicyLearner(Learner):
         if "TRPO" in algorithm.__name__:  # its trust region stands where others have an entropy term
             arguments.pop("ent_coef")
         try:
-            model: OnPolicyAlgorithm = algorithm(self.policy, venv, seed=seed, device=dream.device, verbose=0, **arguments)
+            model: OnPolicyAlgorithm = algorithm(
+                self.policy, venv, seed=seed, device=dream.device, verbose=0, **arguments
+            )
         except TypeError as error:
             raise PluginError(f"{self.algorithm} does not take these options: {error}") from error
         model.set_logger(Logger(folder=None, output_formats=[]))

@@ -1,7 +1,8 @@
 """From an environment and an expert to a Minari dataset on disk: one file an episode, joined at the end.
 
-Minari keeps what it writes uncompressed and in one file, which a kill leaves broken. So every episode is written by Minari
-on its own, packed (60 times smaller for Atari frames, and exact), renamed into place, and joined once all are there.
+Minari keeps what it writes uncompressed and in one file, which a kill leaves broken. So every episode is written by
+Minari on its own, packed (60 times smaller for Atari frames, and exact), renamed into place, and joined once all are
+there.
 """
 
 import importlib.metadata
@@ -32,7 +33,8 @@ _CHUNK_ROWS = 64
 
 def play_episode(env: Env, act: Callable[[Any], Any], observation: Any, seed: int) -> EpisodeBuffer:
     """Play from a reset environment's first ``observation`` to the end of the episode; T steps, T + 1 observations."""
-    observations, actions, rewards, terminations, truncations = [observation], [], [], [], []
+    observations, actions, rewards = [observation], list[Any](), list[float]()
+    terminations, truncations = list[bool](), list[bool]()
     terminated = truncated = False
     while not (terminated or truncated):
         action = act(observation)
@@ -69,7 +71,9 @@ def write_episode(path: Path, episode: EpisodeBuffer, env: Env) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def join_episodes(dataset: str, episodes: Sequence[Path], env: Env, metadata: Mapping[str, Any]) -> minari.MinariDataset:
+def join_episodes(
+    dataset: str, episodes: Sequence[Path], env: Env, metadata: Mapping[str, Any]
+) -> minari.MinariDataset:
     """Make the dataset of the given episode files, in their order, and return it."""
     final = dataset_folder(dataset)
     temporary = episodes[0].parent / "joined"
@@ -90,7 +94,8 @@ def join_episodes(dataset: str, episodes: Sequence[Path], env: Env, metadata: Ma
                 steps += int(source.attrs["total_steps"])
     facts = protocol(env)
     storage.update_metadata({
-        "dataset_id": dataset, "minari_version": minari.__version__, "total_episodes": len(episodes), "total_steps": steps,
+        "dataset_id": dataset, "minari_version": minari.__version__, "total_episodes": len(episodes),
+        "total_steps": steps,
         "protocol": facts, "requirements": [f"{name}=={version}" for name, version in facts["versions"].items()],
         "dream_env_version": _version(), **metadata,
     })  # fmt: skip

@@ -164,15 +164,14 @@ class RSSM(nn.Module):
         sample_noise = noise[:, : self.stochastic.noise_size]
         return Latent(deter, self.stochastic.sample(prior, sample_noise, gradient=torch.is_grad_enabled()))
 
-    def disagreement(
-        self, latent_t: Latent, action_t: Float[Tensor, "batch action"]
-    ) -> Float[Tensor, " batch"]:
+    def disagreement(self, latent_t: Latent, action_t: Float[Tensor, "batch action"]) -> Float[Tensor, " batch"]:
         """Standard deviation over the members of what each predicts for ``ẑₜ₊₁``, averaged over its dimensions (CMIL eq. 9).
 
         Of means for a Gaussian latent, of class probabilities for a categorical one. Non-negative; 0 where all agree.
         """
         if self.config.ensemble < 2:
-            raise ValueError(f"disagreement needs an ensemble of at least 2 prior heads; this model has {self.config.ensemble}")
+            raise ValueError(
+                f"disagreement needs an ensemble of at least 2 prior heads; this model has {self.config.ensemble}"
+            )
         deter = self._advance(latent_t, self.cell_from_action(action_t))
         return self.stochastic.center(self.prior_net(deter)).std(dim=0).mean(dim=-1)
-

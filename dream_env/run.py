@@ -6,7 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from dream_env.evaluation import EvaluateStage, evaluate_stage
-from dream_env.experts import CollectConfig, collect
+from dream_env.collect import CollectConfig, collect
 from dream_env.on_policy import resolve_learner
 from dream_env.report import report
 from dream_env.stages import FitStage, ImitateStage, fit_stage, imitate_stage
@@ -24,8 +24,18 @@ class RunConfig:
     """A few minutes instead of most of an hour: shows every stage, learns too little to play well."""
     dataset: str | None = None
     """Minari id of the demonstrations; dream/<game>/scripted-v0 unless given, and made if it is not there."""
-    episodes: int = 20
+    episodes: int = 24
     """Games to record."""
+    explore: float = 0.2
+    """Probability of a random action while the ball is far: shows many positions of the paddle, costs no points."""
+    noise: float = 0.03
+    """Probability of a random action in any step: shows slips and how the expert recovers, costs a few points."""
+    clumsy: int = 12
+    """Further games to record with lapses in them. The world model learns from these too; nobody imitates them."""
+    lapse: float = 0.03
+    """Probability in each step of these that a lapse of up to 40 steps begins."""
+    workers: int = 2
+    """Processes that play while recording."""
     updates: int | None = None
     """Gradient steps of the world model; the preset's unless given."""
     steps: int = 2_000_000
@@ -36,7 +46,7 @@ class RunConfig:
     """Learner plug-in."""
     warm_start: str = "bc"
     """bc starts the policy from one cloned in the expert's latents; none starts at random (see the results of both)."""
-    eval_episodes: int = 20
+    eval_episodes: int = 24
     """Real games for each row of the final table."""
     eval_seed: int = 10_000
     """Seed of the first of them; used for nothing else."""
@@ -46,7 +56,14 @@ class RunConfig:
     """Where to train: cpu, cuda, cuda:1 …"""
 
 
-QUICK = {"episodes": 4, "updates": 300, "steps": 100_000, "eval_episodes": 2}
+PLAYFIELD = {"pong": (10, 60, 0, 64), "breakout": (10, 64, 0, 64)}
+"""Rows and columns of the 64 × 64 recordings without the score, which an expert's games show so little of that a model
+meets most of its digits for the first time when its agent plays."""
+
+CLUMSY_SEED = 5_000
+"""Seed of the first clumsy game: none of them is a game of the expert's."""
+
+QUICK = {"episodes": 4, "clumsy": 2, "updates": 300, "steps": 100_000, "eval_episodes": 2}
 """What ``--quick`` changes."""
 
 
@@ -57,11 +74,26 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     game, out = config.game, config.out
     name = "scripted-quick-v0" if config.quick else "scripted-v0"
     dataset = config.dataset or f"dream/{game}/{name}"
-    collect(CollectConfig(game, dataset=dataset, episodes=config.episodes), progress=progress)
+    recorded = CollectConfig(
+        game,
+        dataset=dataset,
+        episodes=config.episodes,
+        explore=config.explore,
+        noise=config.noise,
+        workers=config.workers,
+    )
+    collect(recorded, progress=progress)
     fit = FitStage.of("small", dataset, out / "wm")
+    if config.clumsy:
+        clumsy = replace(
+            recorded, dataset=_beside(dataset, "clumsy"), episodes=config.clumsy, seed=CLUMSY_SEED, lapse=config.lapse
+        )
+        collect(clumsy, progress=progress)
+        fit = replace(fit, also=(clumsy.dataset,))
     train = replace(fit.train, seed=config.seed, updates=config.updates or fit.train.updates)
-    wm = fit_stage(replace(fit, train=train, device=config.device), progress=progress)
-    learner = resolve_learner(config.learner, warm_start=config.warm_start)
+    observation = replace(fit.observation, crop=PLAYFIELD.get(game))
+    wm = fit_stage(replace(fit, train=train, observation=observation, device=config.device), progress=progress)
+    learner = resolve_learner(config.learner, warm_start=config.warm_start, anchor=config.anchor)
     agent = imitate_stage(
         ImitateStage(wm, out / config.reward, steps=config.steps, seed=config.seed, device=config.device),
         config.reward, learner, progress=progress,
@@ -69,3 +101,8 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     evaluate_stage(EvaluateStage(agent, episodes=config.eval_episodes, seed=config.eval_seed), progress=progress)
     report(out)
     return out
+
+
+def _beside(dataset: str, kind: str) -> str:
+    name, _, version = dataset.rpartition("-v")
+    return f"{name}-{kind}-v{version}"

@@ -20,7 +20,8 @@ class Normalizer:
         if self.mean is None:
             return observation
         scaled = (observation - self.mean) / np.sqrt(self.variance + self.epsilon)
-        return np.clip(scaled, -self.limit, self.limit).astype(np.float32)
+        normalised: np.ndarray = np.clip(scaled, -self.limit, self.limit).astype(np.float32)
+        return normalised
 
     @classmethod
     def beside(cls, path: Path) -> "Normalizer":

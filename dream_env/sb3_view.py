@@ -18,8 +18,8 @@ _SIZE = 84
 class AtariView:
     """SB3's ``AtariWrapper`` and ``VecFrameStack`` as a view of a running environment, which it does not change.
 
-    The screen is the one that ``AtariPreprocessing`` has just max-pooled. FIRE is pressed where SB3's training did: at the
-    start and after each lost life. What differs: gray is the emulator's palette rather than OpenCV's mixture.
+    The screen is the one that ``AtariPreprocessing`` has just max-pooled. FIRE is pressed where SB3's training did:
+    at the start and after each lost life. What differs: gray is the emulator's palette rather than OpenCV's mixture.
     """
 
     def __init__(self, env: Env, channels: int) -> None:
@@ -53,4 +53,6 @@ def _preprocessing(env: Env) -> AtariPreprocessing:
         if isinstance(layer, AtariPreprocessing):
             return layer
         layer = layer.env
-    raise ConfigError("this agent plays Atari from pictures; the environment is not an Atari game with AtariPreprocessing")
+    raise ConfigError(
+        "this agent plays Atari from pictures; the environment is not an Atari game with AtariPreprocessing"
+    )

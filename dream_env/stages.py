@@ -1,6 +1,6 @@
 """The stages of a run as functions: each takes one config, leaves one folder, and goes on where it was if called again.
 
-    collect → a Minari dataset        fit → wm/        imitate → ditto/        evaluate → ditto/evaluation.csv
+collect → a Minari dataset        fit → wm/        imitate → ditto/        evaluate → ditto/evaluation.csv
 """
 
 import json
@@ -22,6 +22,7 @@ from dream_env.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError, nearest
 from dream_env.evaluation import action_agreement, latent_distance, reward_by_step
 from dream_env.fitting import FitConfig, fit
+from dream_env.mixture import Mixture
 from dream_env.on_policy import resolve_learner
 from dream_env.plugin import Learner, Policy, Reward, load_reward
 from dream_env.progress import progress_bar
@@ -63,6 +64,9 @@ class FitStage:
     observation: ObservationConfig = field(default_factory=ObservationConfig.small)
     held_out: int = 2
     """Episodes kept back to measure on."""
+    also: tuple[str, ...] = ()
+    """Further datasets of the same environment that the model learns from and nobody imitates: any policy's, the more
+    different from the expert the better."""
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1 …"""
     precision: Precision | None = None
@@ -86,7 +90,9 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
             f"{stage.dataset} has {demos.num_episodes} episodes, of which {stage.held_out} are to be held out; it needs at "
             f"least one to learn from and one to measure on"
         )
-    demos.windows(stage.train.length)
+    others = [Demos.load(dataset, stage.observation, progress=progress) for dataset in stage.also]
+    recordings = Mixture([demos, *others])
+    recordings.windows(stage.train.length)
     claim(out, "fit", _fit_identity(stage))
     if (out / "meta.json").is_file():
         return out  # finished before
@@ -94,7 +100,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
     precision = stage.precision or fast_precision(stage.device)
     train, held_out = demos.split(stage.held_out)
     world_model = WorldModel(
-        stage.model, demos.observation_spec, demos.action_spec, demos.source, demos.statistics
+        stage.model, demos.observation_spec, demos.action_spec, demos.source, recordings.statistics
     ).with_precision(precision).to(stage.device)  # fmt: skip
     store = Store(out)
     saved = store.latest_folder()
@@ -104,7 +110,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
         MetricsLog(out, "update", start) as log,
         progress_bar("fit", stage.train.updates, "updates", start=start, enabled=progress) as advance,
     ):
-        for metrics in fit(world_model, train, stage.train, held_out=held_out, store=store):
+        for metrics in fit(world_model, Mixture([train, *others]), stage.train, held_out=held_out, store=store):
             log.add({**metrics, "minutes": clock.minutes()})
             advance(int(metrics["update"]), loss=metrics["loss"], **_shown(metrics))
     for split, episodes in (("train", train), ("held_out", held_out)):
@@ -113,7 +119,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
         open_loop_video(world_model, held_out.episode(0), out / "open_loop.mp4")
     summary = read_metrics(out / "metrics.csv")[-1]
     meta = {
-        "preset": stage.preset, "updates": stage.train.updates, "precision": precision, "episodes": train.num_episodes, "minutes": clock.minutes(),
+        "preset": stage.preset, "also": list(stage.also), "updates": stage.train.updates, "precision": precision, "episodes": train.num_episodes, "minutes": clock.minutes(),
         "expert_returns": [float(x) for x in demos.returns], "metrics": summary,
     }  # fmt: skip
     checkpoint.save(world_model, out, meta)
@@ -123,7 +129,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
 
 def _fit_identity(stage: FitStage) -> dict[str, Any]:
     options = {
-        "dataset": stage.dataset, "preset": stage.preset, "held_out": stage.held_out, "observation": config_to_json(stage.observation),
+        "dataset": stage.dataset, "also": list(stage.also), "preset": stage.preset, "held_out": stage.held_out, "observation": config_to_json(stage.observation),
         "model": config_to_json(stage.model), "train": config_to_json(stage.train),
     }  # fmt: skip
     return _plain(options)
@@ -259,4 +265,3 @@ class _Clock:
 def _plain(data: Any) -> Any:
     """As it will be read back from JSON."""
     return json.loads(json.dumps(data, default=str))
-

@@ -18,10 +18,19 @@ class Standardizer(nn.Module):
     Pictures: ``std`` has ``std_floor`` grey levels added. With one mean and std for the whole picture a ball of four
     pixels is lost in the background for thousands of updates; with each pixel's own, rare moving things weigh most.
     Vectors: entries that hardly move in the recordings are only centred.
+
+    An agent shows the model what no recording showed: an expert that never lost leaves the other side's score at 0, and a
+    digit that then lights up would be dozens of standard deviations away and drown everything else. So a pixel that never
+    changed in the recordings is ignored, and no picture's entry is taken for more than ``LIMIT`` deviations.
     """
 
+    STILL_PIXEL = 0.01
+    """A pixel with a smaller standard deviation, in grey levels, never changed; the rest is rounding."""
     STILL = 1e-4
     """A vector entry with a smaller standard deviation counts as constant: dividing by it would only amplify noise."""
+
+    LIMIT = 10.0
+    """Standard deviations beyond which a pixel is cut off."""
 
     def __init__(self, spec: ObservationSpec, statistics: Statistics | None = None) -> None:
         super().__init__()
@@ -40,8 +49,12 @@ class Standardizer(nn.Module):
         result: dict[str, Tensor] = {}
         for key in self.keys:
             mean, std = self._mean_std(key)
-            x = packed[key.name].to(torch.float32, copy=True).sub_(mean).div_(std)
-            result[key.name] = x.movedim(-1, -3) if key.kind == "image" else x
+            x = packed[key.name].to(torch.float32, copy=True).sub_(mean)
+            if key.kind == "image":
+                gain = torch.where(std > 0, 1.0 / std, 0.0)
+                result[key.name] = x.mul_(gain).clamp_(-self.LIMIT, self.LIMIT).movedim(-1, -3)
+            else:
+                result[key.name] = x.div_(std)
         return result
 
     def inverse(self, standardized: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,5 +84,5 @@ def _affine(key: ObservationKey, config: ObservationConfig, statistics: Statisti
     if config.standardize == "global":
         variance = (std**2).mean() + mean.var()  # law of total variance
         mean, std = mean.mean(), np.sqrt(variance)
-    std = std + config.std_floor
-    return mean, np.where(std > Standardizer.STILL, std, 1.0)
+    # 0 marks a pixel that never changed; in pictures with one deviation for all there is none.
+    return mean, np.where(std > Standardizer.STILL_PIXEL, std + config.std_floor, 0.0)

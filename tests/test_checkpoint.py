@@ -21,13 +21,17 @@ def test_a_saved_world_model_comes_back_the_same(folder):
     before, after = tiny_world_model(), load(folder)
     assert after.config == before.config
     assert after.source == before.source
-    assert all(torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)
+    )
     assert json.loads((folder / "meta.json").read_text())["note"] == "a test"
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "meta.json", "weights.safetensors"]
 
 
 def test_a_missing_folder_says_what_to_give():
-    with pytest.raises(CheckpointError, match=r"there is no folder 'no/such/place'; give the folder that `dream-env fit"):
+    with pytest.raises(
+        CheckpointError, match=r"there is no folder 'no/such/place'; give the folder that `dream-env fit"
+    ):
         load("no/such/place")
 
 
@@ -61,7 +65,9 @@ def test_weights_of_another_model_are_named(folder, tmp_path):
 def test_a_folder_from_a_newer_version_asks_for_an_upgrade(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(CheckpointError, match=r"written by a newer dream-env \(folder format 99.*pip install --upgrade"):
+    with pytest.raises(
+        CheckpointError, match=r"written by a newer dream-env \(folder format 99.*pip install --upgrade"
+    ):
         load(folder)
 
 
@@ -83,7 +89,9 @@ def test_a_download_that_fails_says_so(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(CheckpointError, match=r"neither a folder here nor a world model that could be downloaded.*no network"):
+    with pytest.raises(
+        CheckpointError, match=r"neither a folder here nor a world model that could be downloaded.*no network"
+    ):
         load("somebody/pong-dream")
 
 
@@ -105,7 +113,9 @@ def test_a_full_disk_is_named_and_what_was_saved_stays(folder, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device; what was saved before is intact.*run the same command"):
+    with pytest.raises(
+        CheckpointError, match=r"No space left on device; what was saved before is intact.*run the same command"
+    ):
         save(tiny_world_model(seed=1), folder)
     assert (folder / "config.json").read_bytes() == before
     assert torch.equal(load(folder).rssm.posterior_out.bias, tiny_world_model().rssm.posterior_out.bias)

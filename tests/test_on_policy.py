@@ -134,7 +134,7 @@ def test_options_reach_the_algorithm():
 
 
 def test_unknown_learners_and_options_are_named():
-    with pytest.raises(PluginError, match='no learner named \'pp\'. Did you mean "ppo"'):
+    with pytest.raises(PluginError, match="no learner named 'pp'. Did you mean \"ppo\""):
         resolve_learner("pp")
     with pytest.raises(PluginError, match="no on-policy algorithm of Stable-Baselines3"):
         resolve_learner("stable_baselines3:SAC")

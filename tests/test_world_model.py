@@ -13,7 +13,9 @@ from dream_env.world_model import WorldModel, WorldModelConfig
 
 TINY = WorldModelConfig(rssm=RSSMConfig(deter=16, groups=4, classes=4, hidden=16), depth=2, width=16, layers=1)
 GRAY = spaces.Box(0, 255, (64, 64), np.uint8)
-MIXED = spaces.Dict({"pixels": spaces.Box(0, 255, (64, 64, 3), np.uint8), "joints": spaces.Box(-9, 9, (5,), np.float64)})
+MIXED = spaces.Dict(
+    {"pixels": spaces.Box(0, 255, (64, 64, 3), np.uint8), "joints": spaces.Box(-9, 9, (5,), np.float64)}
+)
 DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-2.0, 2.0, (2,), np.float32)
 SOURCE = Source("test/random-v0", "", None, {})
 
@@ -63,7 +65,10 @@ def world_model(request):
 
 def test_the_loss_is_the_sum_of_its_mean_terms_and_reaches_every_parameter(world_model):
     losses = world_model.loss(batch(world_model), noise(world_model))
-    expected = {f"reconstruction/{key.name}" for key in world_model.observation_spec.keys} | {"kl_prior", "kl_posterior"}
+    expected = {f"reconstruction/{key.name}" for key in world_model.observation_spec.keys} | {
+        "kl_prior",
+        "kl_posterior",
+    }
     assert set(losses.terms) - {"continue"} == expected
     assert ("continue" in losses.terms) == world_model.config.continue_head
     torch.testing.assert_close(losses.total, sum(term.mean() for term in losses.terms.values()))
@@ -103,7 +108,9 @@ def test_kl_balance_moves_gradient_between_prior_and_posterior_and_not_the_value
         losses = world_model.loss(batch(world_model), noise(world_model))
         (losses.terms["kl_prior"] + losses.terms["kl_posterior"]).mean().backward()
         gradients[balance] = {
-            "prior": sum(float(p.grad.abs().sum()) for p in world_model.rssm.prior_net.parameters() if p.grad is not None),
+            "prior": sum(
+                float(p.grad.abs().sum()) for p in world_model.rssm.prior_net.parameters() if p.grad is not None
+            ),
             "posterior": float(world_model.rssm.posterior_out.bias.grad.abs().sum()),
         }
     assert gradients[1.0]["prior"] > 0

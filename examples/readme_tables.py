@@ -1,0 +1,64 @@
+"""Write the README's result tables from the committed result files: ``python examples/readme_tables.py [--check]``.
+
+What stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced; with ``--check`` a difference is an error.
+"""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+from dream_env.tables import markdown, results_table
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "examples" / "results"
+
+
+def speed_table() -> str:
+    """``speed.csv`` as Markdown, one line a system."""
+    with (RESULTS / "speed.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    head = ("loop", "size", "system", "per CPU second", "ratio to the best peer")
+    lines = [
+        (
+            row["loop"],
+            row["size"],
+            row["system"],
+            f"{float(row['units_per_cpu_second']):,.0f}",
+            row["ratio_to_best_peer"],
+        )
+        for row in rows
+    ]
+    return markdown(head, lines, text_columns=3)
+
+
+def tables() -> dict[str, str]:
+    """Every table by the name in its marker."""
+    found = {"pong": results_table([RESULTS / "pong.csv"])}
+    if (RESULTS / "speed.csv").is_file():
+        found["speed"] = speed_table()
+    return found
+
+
+def written(text: str) -> str:
+    """The README with its tables made anew."""
+    for name, table in tables().items():
+        pattern = rf"(<!-- results: {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    """Rewrite or check the README."""
+    path = ROOT / "README.md"
+    before = path.read_text()
+    after = written(before)
+    if "--check" in sys.argv[1:]:
+        sys.exit(
+            "README.md is not what the result files say; run python examples/readme_tables.py" if after != before else 0
+        )
+    path.write_text(after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Recording games: lossless, the same again, resumable, refused when it would mix."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from dream_env.collect import CollectConfig, collect
+from dream_env.demos import Demos
+from dream_env.errors import ConfigError, DatasetError, SpaceError
+from dream_env.recording import dataset_folder, unfinished_folder
+
+TINY = CollectConfig("pong", dataset="tiny/pong-v0", episodes=3, expert="random", size=16, max_steps=30)
+
+
+@pytest.fixture(autouse=True)
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("DREAM_ENV_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def options(**changes: Any) -> CollectConfig:
+    return CollectConfig(**{**{name: getattr(TINY, name) for name in TINY.__dataclass_fields__}, **changes})
+
+
+def arrays(dataset: minari.MinariDataset) -> list[np.ndarray]:
+    return [np.asarray(x) for e in dataset.iterate_episodes() for x in (e.observations, e.actions, e.rewards)]
+
+
+def assert_same(one: minari.MinariDataset, other: minari.MinariDataset) -> None:
+    for x, y in zip(arrays(one), arrays(other), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def never(observation: Any) -> int:
+    raise AssertionError("nothing was to be played")
+
+
+def test_the_recovered_environment_replays_every_frame() -> None:
+    dataset = collect(TINY, progress=False)
+    env = dataset.recover_environment()
+    seeds = [metadata["seed"] for metadata in dataset.storage.get_episode_metadata(range(3))]
+    assert seeds == [0, 1, 2]
+    for seed, episode in zip(seeds, dataset.iterate_episodes(), strict=True):
+        frames, rewards = [env.reset(seed=seed)[0]], []
+        for action in episode.actions:
+            frame, reward, *ends, _ = env.step(action)
+            frames.append(frame)
+            rewards.append(reward)
+        np.testing.assert_array_equal(np.stack(frames), episode.observations)
+        np.testing.assert_array_equal(rewards, episode.rewards)
+        assert ends == [episode.terminations[-1], episode.truncations[-1]] == [False, True]
+
+
+def test_what_was_played_and_how_is_written_down() -> None:
+    dataset = collect(TINY, progress=False)
+    metadata = dataset.storage.metadata
+    assert metadata["jpeg_encoding"] is False
+    assert metadata["protocol"]["size"] == 16
+    assert metadata["collected"]["environment"] == "ALE/Pong-v5"
+    assert metadata["total_steps"] == sum(len(e.actions) for e in dataset.iterate_episodes())
+    demos = Demos.load("tiny/pong-v0")
+    assert demos.source.environment == "ALE/Pong-v5"
+    assert demos.source.protocol["protocol"]["sticky"] == 0.0
+    assert demos.num_episodes == 3
+
+
+def test_files_are_packed() -> None:
+    dataset = collect(options(episodes=1, size=64), progress=False)
+    raw = next(dataset.iterate_episodes()).observations.nbytes
+    assert (dataset_folder("tiny/pong-v0") / "data" / "main_data.hdf5").stat().st_size < raw / 4
+
+
+def test_a_finished_dataset_is_reused() -> None:
+    first = collect(TINY, progress=False)
+    with pytest.raises(ConfigError, match="expert 'random', now"):
+        collect(TINY, expert=never, progress=False)
+    assert_same(first, collect(TINY, progress=False))
+
+
+def test_other_options_are_refused_and_named() -> None:
+    collect(TINY, progress=False)
+    with pytest.raises(ConfigError, match=r"episodes 3, now 4, seed 0, now 5.*another --dataset"):
+        collect(options(episodes=4, seed=5), progress=False)
+
+
+def test_a_dataset_of_somebody_else_is_not_touched() -> None:
+    collect(TINY, progress=False)
+    path = dataset_folder("tiny/pong-v0") / "data" / "metadata.json"
+    path.write_text(path.read_text().replace('"collected"', '"somebody"'))
+    with pytest.raises(ConfigError, match="was not recorded by dream-env"):
+        collect(TINY, progress=False)
+
+
+def test_an_interrupted_recording_goes_on_where_it_was() -> None:
+    played: list[int] = []
+
+    def stops(observation: Any) -> int:
+        if len(played) == 40:
+            raise KeyboardInterrupt
+        played.append(1)
+        return len(played) % 3
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(TINY, expert=stops, progress=False)
+    done = sorted(path.name for path in unfinished_folder("tiny/pong-v0").glob("*.hdf5"))
+    assert done == ["episode_00000.hdf5"]
+    with pytest.raises(ConfigError, match=r"unfinished recording in .* expert .* now 'random'"):
+        collect(TINY, progress=False)
+    with pytest.raises(ConfigError, match="seed 0, now 1"):
+        collect(options(seed=1), expert=stops, progress=False)
+    played.append(1)
+    dataset = collect(TINY, expert=stops, progress=False)
+    assert dataset.total_episodes == 3
+    assert next(dataset.iterate_episodes()).actions[0] == 1, "the game that was done is kept"
+    assert minari.list_local_datasets() == {
+        "tiny/pong-v0": dataset.storage.read_raw_metadata(dataset.storage.data_path)
+    }
+    assert not unfinished_folder("tiny/pong-v0").exists()
+
+
+def test_a_killed_recording_equals_an_unbroken_one(datasets: Path) -> None:
+    config = options(episodes=12, max_steps=200, expert="scripted")
+    words = ["pong", "--dataset", config.dataset, "--episodes", "12", "--size", "16", "--max-steps", "200"]
+    script = "import sys, tyro; from dream_env.collect import *; collect(tyro.cli(CollectConfig, args=sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    folder = unfinished_folder(config.dataset)
+    deadline = time.monotonic() + 50
+    while len(list(folder.glob("*.hdf5"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 2 <= len(list(folder.glob("*.hdf5"))) < 12
+    resumed = collect(config, progress=False)
+    unbroken = collect(options(**{**vars(config), "dataset": "tiny/other-v0"}), progress=False)
+    assert_same(resumed, unbroken)
+
+
+def test_more_workers_record_the_same_games() -> None:
+    one = collect(TINY, progress=False)
+    two = collect(options(dataset="tiny/two-v0", workers=2), progress=False)
+    assert_same(one, two)
+
+
+def test_states_and_pictures_are_recorded_together() -> None:
+    pytest.importorskip("Box2D")
+    config = options(environment="bipedalwalker", dataset="tiny/walker-v0", episodes=1, max_steps=4)
+    episode = next(collect(config, progress=False).iterate_episodes())
+    assert {name: x.shape for name, x in episode.observations.items()} == {"state": (5, 24), "pixels": (5, 16, 16, 3)}
+    assert episode.actions.shape == (4, 4)
+    assert episode.actions.dtype == np.float32
+
+
+def test_an_action_outside_the_space_is_named() -> None:
+    with pytest.raises(SpaceError, match=r"the expert chose 6 \(int\) at step 0, which is not in .* Discrete\(6\)"):
+        collect(TINY, expert=lambda observation: 6, progress=False)
+
+
+def test_a_full_disk_says_so_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dream_env.collect.write_episode", full)
+        with pytest.raises(DatasetError, match=r"No space left on device.*goes on where it was"):
+            collect(TINY, progress=False)
+    assert collect(TINY, progress=False).total_episodes == 3
+
+
+@pytest.mark.parametrize("name", ["p/pong-v0", "tiny/pong", "tiny/pong v0"])
+def test_a_malformed_id_is_refused_before_anything_is_played(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no id for a Minari dataset; ids look like dream/pong/scripted-v0"):
+        collect(options(dataset=name), expert=never, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episodes": 0}, "must be at least 1, not 0 and 1"),
+        ({"explore": 0.5}, "explore is a probability for scripted experts; got explore=0.5 for 'random'"),
+        ({"explore": 1.5, "expert": "scripted"}, "got explore=1.5"),
+        ({"environment": "pnog"}, 'Did you mean "pong"'),
+    ],
+)
+def test_wrong_options_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        collect(options(**changes), progress=False)
+
+
+def test_an_object_plays_in_one_process() -> None:
+    with pytest.raises(ConfigError, match="workers must be 1"):
+        collect(options(workers=2), expert=never, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expert", "expected"),
+    [
+        ("pong", "scripted", "dream/pong/scripted-v0"),
+        ("space_invaders", "sb3/ppo-SpaceInvaders-v4", "dream/spaceinvaders/ppo-spaceinvaders-v4-v0"),
+        ("CartPole-v1", "my_module:my_expert", "dream/cartpole/my_expert-v0"),
+        ("bipedalwalker", "agents/a2c.zip", "dream/bipedalwalker/a2c-v0"),
+    ],
+)
+def test_a_dataset_without_a_name_is_named_after_game_and_expert(environment: str, expert: str, expected: str) -> None:
+    assert CollectConfig(environment, expert=expert).dataset_id == expected
+
+
+def test_the_summary_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    collect(TINY)
+    assert "tiny/pong-v0: 3 games" in capsys.readouterr().out
+
+
+def test_random_games_differ() -> None:
+    games = [tuple(e.actions) for e in collect(TINY, progress=False).iterate_episodes()]
+    assert len(set(games)) == 3
+    assert spaces.Discrete(6).contains(games[0][0])

@@ -1,0 +1,126 @@
+"""The house rules that a reader relies on, as tests: imports go down, the core names no algorithm, the wheel is complete."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import dream_env
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dream_env"
+FILES = sorted(PACKAGE.glob("*.py"))
+PLUGINS = sorted((ROOT / "plugins").glob("*.py"))
+
+
+def imported_here(path: Path) -> set[str]:
+    """Modules of dream_env that a file imports when it is imported itself (not under TYPE_CHECKING, not in functions)."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dream_env":
+            parts = node.module.split(".")
+            names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            found |= {name for name in names if (PACKAGE / f"{name}.py").exists()}
+    return found
+
+
+def test_imports_form_floors_without_a_circle():
+    graph = {path.stem: imported_here(path) for path in FILES if path.stem != "__init__"}
+    floors: dict[str, int] = {}
+
+    def floor(name: str, above: tuple[str, ...] = ()) -> int:
+        assert name not in above, f"import circle: {' → '.join([*above, name])}"
+        if name not in floors:
+            floors[name] = 1 + max((floor(below, (*above, name)) for below in graph[name]), default=-1)
+        return floors[name]
+
+    for name in graph:
+        floor(name)
+    # The flow of the data is the order of the floors.
+    flow = ["latent", "rssm", "world_model", "encoded", "dreams", "env", "on_policy", "stages", "cli"]
+    assert [floors[name] for name in flow] == sorted(floors[name] for name in flow)
+    assert len({floors[name] for name in flow}) == len(flow)
+    assert max(floors.values()) == floors["cli"]
+
+
+def test_the_core_names_no_plug_in():
+    names = {path.stem for path in PLUGINS} - {"__init__", "on_policy"}
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not any(module.startswith(("dream_env.plugins", "plugins")) for module in modules), path.name
+    assert names >= {"ditto"}
+
+
+@pytest.mark.parametrize("path", [*FILES, *PLUGINS], ids=lambda path: path.stem)
+def test_a_file_is_read_in_one_sitting(path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= (250 if path in PLUGINS else 400), f"{path.name} has {lines} lines"
+
+
+def test_every_public_module_class_and_function_explains_itself():
+    for path in [*FILES, *PLUGINS]:
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path.name
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_the_public_face_is_small_sorted_and_real():
+    assert list(dream_env.__all__) == sorted(dream_env.__all__, key=str.lower) or list(dream_env.__all__) == sorted(
+        dream_env.__all__
+    )
+    assert len(dream_env.__all__) <= 12
+    for name in dream_env.__all__:
+        assert callable(getattr(dream_env, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = dream_env.nothing
+
+
+def test_importing_does_nothing_but_register():
+    code = (
+        "import sys, gymnasium; before = len(gymnasium.registry); import dream_env; "
+        "heavy = {'torch', 'stable_baselines3', 'minari', 'ale_py', 'cv2', 'matplotlib'} & set(sys.modules); "
+        "assert not heavy, heavy; assert len(gymnasium.registry) > before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_plugins_under_another_name_are_refused():
+    run = subprocess.run([sys.executable, "-c", "import plugins"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "import 'dream_env.plugins' instead" in run.stderr
+
+
+def test_the_wheel_holds_every_module(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    inside = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    expected = {f"dream_env/{path.name}" for path in FILES} | {f"dream_env/plugins/{path.name}" for path in PLUGINS}
+    assert expected | {"dream_env/py.typed"} <= inside
+    assert not any(name.split("/")[0] in ("plugins", "tests", "examples") for name in inside)
+
+
+def test_the_top_level_is_what_was_agreed():
+    allowed = {"pyproject.toml", "dream_env", "plugins", "examples", "tests", "README.md", "LICENSE", "CHANGELOG.md"}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    assert {name.split("/")[0] for name in tracked if not name.startswith(".")} <= allowed

@@ -1,0 +1,225 @@
+"""Agents of Stable-Baselines3 as experts: equal to SB3's own, and nothing unpickled."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from sb3_contrib import TRPO, RecurrentPPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from dream_env.environments import make_environment
+from dream_env.errors import ConfigError
+from dream_env.experts import make_expert
+from dream_env.sb3_expert import SB3Expert, TrustedPolicy
+from dream_env.sb3_normalize import Normalizer
+from dream_env.sb3_view import AtariView
+from dream_env.sb3_weights import WeightsPolicy
+
+WALKER = Path(__file__).parents[2] / "shared" / "data" / "experts" / "a2c-BipedalWalker-v3.zip"
+"""An agent of gym's time from the RL Zoo; kept beside the checkout where there is one."""
+SMALL: dict[str, Any] = {"net_arch": [8]}
+
+
+class Screens(gymnasium.Env[np.ndarray, Any]):
+    """What an Atari agent sees, of nothing."""
+
+    observation_space = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    action_space = spaces.Discrete(6)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "kwargs"),
+    [
+        ("PPO", "CartPole-v1", {}),
+        ("A2C", "CartPole-v1", {"activation_fn": torch.nn.ReLU}),
+        ("PPO", "Pendulum-v1", {"net_arch": {"pi": [8, 4], "vf": [3]}}),
+        ("DQN", "CartPole-v1", {}),
+        ("SAC", "Pendulum-v1", {}),
+        ("TD3", "Pendulum-v1", {}),
+    ],
+)
+def test_actions_are_those_of_sb3(algorithm: str, env: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    options = {"buffer_size": 10} if algorithm in ("DQN", "SAC", "TD3") else {}
+    model = getattr(stable_baselines3, algorithm)(
+        "MlpPolicy", env, seed=1, policy_kwargs={**SMALL, **kwargs}, **options
+    )
+    with torch.no_grad():
+        for parameter in model.policy.parameters():  # far from where they start, so that actions differ and saturate
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    model.save(tmp_path / "agent.zip")
+    expert = SB3Expert(str(tmp_path / "agent.zip"), deterministic=True)
+    real = gymnasium.make(env)
+    expert.reset(real, 0)
+    real.observation_space.seed(0)
+    seen = [np.clip(real.observation_space.sample(), -3, 3) for _ in range(20)]
+    expected = [model.predict(x, deterministic=True)[0] for x in seen]
+    np.testing.assert_allclose([expert(x) for x in seen], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_go_through_sb3s_convolutions(tmp_path: Path) -> None:
+    model = stable_baselines3.PPO("CnnPolicy", Screens(), seed=0, n_steps=8, batch_size=8)
+    model.save(tmp_path / "agent.zip")
+    policy = WeightsPolicy.read(tmp_path / "agent.zip")
+    assert policy.channels == 4
+    screen = Screens.observation_space.sample()
+    tensor = torch.as_tensor(screen).permute(2, 0, 1).unsqueeze(0)
+    with torch.no_grad():
+        distribution: Any = model.policy.get_distribution(tensor).distribution
+        expected = distribution.logits.softmax(-1)
+        found = policy.head(policy.features(tensor.float() / 255.0)).softmax(-1)
+    torch.testing.assert_close(found, expected)
+
+    env = make_environment("pong", max_steps=30)
+    observation, _ = env.reset(seed=0)
+    expert: Any = make_expert(str(tmp_path / "agent.zip"), "pong")
+    expert.reset(env, 0)
+    actions = []
+    for _ in range(20):
+        actions.append(expert(observation))
+        observation, *_ = env.step(actions[-1])
+        assert observation.shape == (64, 64, 1)
+    assert actions[:2] == [1, 2], "FIRE as in SB3's training"
+    assert len(set(actions)) > 2, "sampled"
+
+
+def test_the_agents_view_is_the_screen_and_its_past() -> None:
+    env = make_environment("breakout")
+    env.reset(seed=0)
+    view = AtariView(env, 3)
+    assert [view.serve(), view.serve(), view.serve()] == [1, 2, None]
+    first = view.frames().copy()
+    assert first.shape == (84, 84, 3)
+    assert first[..., :2].max() == 0
+    env.step(1)
+    second = view.frames()
+    np.testing.assert_array_equal(second[..., 1], first[..., 2])
+
+
+def test_an_agent_for_pictures_needs_atari(tmp_path: Path) -> None:
+    stable_baselines3.PPO("CnnPolicy", Screens(), n_steps=8, batch_size=8).save(tmp_path / "agent.zip")
+    env = gymnasium.make("CartPole-v1")
+    with pytest.raises(ConfigError, match="made for 6 actions, but the environment takes Discrete"):
+        SB3Expert(str(tmp_path / "agent.zip")).reset(env, 0)
+
+
+@pytest.mark.skipif(not WALKER.exists(), reason=f"the RL Zoo's agent is not at {WALKER}")
+def test_an_agent_of_gyms_time_plays_as_well_as_it_did() -> None:
+    pytest.importorskip("Box2D")
+    env = gymnasium.make("BipedalWalker-v3")
+    expert = SB3Expert(str(WALKER))
+    observation, _ = env.reset(seed=0)
+    expert.reset(env, 0)
+    score, over = 0.0, False
+    while not over:
+        observation, reward, terminated, truncated, _ = env.step(expert(observation))
+        score += float(reward)
+        over = terminated or truncated
+    assert score > 290
+
+
+def test_normalisation_is_that_of_vecnormalize(tmp_path: Path) -> None:
+    envs = VecNormalize(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")]), clip_obs=1.5)
+    envs.reset()
+    for _ in range(50):
+        envs.step(np.array([[1.0]], np.float32))
+    envs.save(str(tmp_path / "vec_normalize.pkl"))
+    normalizer = Normalizer.beside(tmp_path / "agent.zip")
+    for observation in np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32):
+        np.testing.assert_allclose(normalizer(observation), np.asarray(envs.normalize_obs(observation)), rtol=1e-6)
+
+
+class _Mischief:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_code_in_a_pickle_of_statistics_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "vec_normalize.pkl").write_bytes(pickle.dumps(_Mischief(tmp_path / "ran")))
+    with pytest.raises(ConfigError, match="holds no statistics"):
+        Normalizer.beside(tmp_path / "agent.zip")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_recurrent_agent_asks_for_trust_and_then_plays(tmp_path: Path) -> None:
+    path = tmp_path / "recurrentppo-CartPole-v1.zip"
+    kwargs = {**SMALL, "lstm_hidden_size": 4}
+    RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs=kwargs).save(path)
+    with pytest.raises(ConfigError, match=r"it is recurrent.*runs any code.*--trust"):
+        SB3Expert(str(path))
+    expert = SB3Expert(str(path), trust=True)
+    assert isinstance(expert.policy, TrustedPolicy)
+    env = gymnasium.make("CartPole-v1")
+    games = []
+    for _ in range(2):
+        observation, _ = env.reset(seed=0)
+        expert.reset(env, 0)
+        actions = []
+        for _ in range(8):
+            actions.append(expert(observation))
+            observation, *_ = env.step(actions[-1])
+        games.append(actions)
+    assert games[0] == games[1], "state and chance begin anew with each game"
+
+
+def test_a_hub_id_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    TRPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, policy_kwargs=SMALL).save(
+        tmp_path / "trpo-CartPole-v1.zip"
+    )
+    asked = []
+
+    def download(repository: str, name: str) -> str:
+        from huggingface_hub.errors import EntryNotFoundError
+
+        asked.append((repository, name))
+        if name.endswith(".pkl"):
+            raise EntryNotFoundError("not there")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    expert = make_expert("sb3/trpo-CartPole-v1", "CartPole-v1")
+    assert isinstance(expert, SB3Expert)
+    assert asked == [("sb3/trpo-CartPole-v1", "trpo-CartPole-v1.zip"), ("sb3/trpo-CartPole-v1", "vec_normalize.pkl")]
+
+
+def test_a_hub_without_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, name: str) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(ConfigError, match=r"could not download .* \(ConnectionError: no network\).*must end in .zip"):
+        make_expert("sb3/ppo-Nothing-v0", "pong")
+
+
+def test_files_that_are_no_agents_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no file .*nothing.zip"):
+        SB3Expert(str(tmp_path / "nothing.zip"))
+    (tmp_path / "broken.zip").write_bytes(b"half a file")
+    with pytest.raises(ConfigError, match=r"broken.zip is not an agent saved by Stable-Baselines3"):
+        SB3Expert(str(tmp_path / "broken.zip"))
+
+
+def test_observations_of_another_size_are_refused(tmp_path: Path) -> None:
+    stable_baselines3.PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).save(tmp_path / "agent.zip")
+    expert = SB3Expert(str(tmp_path / "agent.zip"))
+    expert.reset(gymnasium.make("CartPole-v1"), 0)
+    with pytest.raises(ConfigError, match=r"made for observations of 4 numbers, but saw an array of shape \(3,\)"):
+        expert(np.zeros(3, np.float32))
