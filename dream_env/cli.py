@@ -15,14 +15,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from dream_env.collect import CollectConfig, collect
 from dream_env.errors import ConfigError, DreamEnvError, nearest
 from dream_env.evaluation import EvaluateStage, evaluate_stage
-from dream_env.collect import CollectConfig, collect
 from dream_env.on_policy import resolve_learner
 from dream_env.plugin import available, load_reward
 from dream_env.report import report
 from dream_env.run import RunConfig, run
-from dream_env.stages import Flat, FitStage, ImitateStage, fit_stage, imitate_stage
+from dream_env.stages import FitStage, Flat, ImitateStage, fit_stage, imitate_stage
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _run(words: list[str]) -> None:
 def _plugins(words: list[str]) -> None:
     table = Table("kind", "name", "where")
     for kind in ("rewards", "learners"):
-        for name, where in available(kind).items():  # type: ignore[arg-type]
+        for name, where in available(kind).items():
             table.add_row(kind[:-1], name, where)
     Console().print(table)
 

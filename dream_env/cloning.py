@@ -38,7 +38,7 @@ def clone(
         log_prob, bonus = _evaluate(network, feat, action, recurrent)
         loss = -log_prob.mean() - entropy * bonus
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
         optimizer.step()
         if update >= updates - max(1, updates // 10):

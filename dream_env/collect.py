@@ -112,10 +112,12 @@ def collect(
             for done, (score, steps) in enumerate(_play(config, expert, todo), start=start + 1):
                 advance(done, score=score, steps=float(steps))
         env = _make(config)
-        dataset = join_episodes(
-            config.dataset_id, files, env,
-            {"algorithm_name": str(identity["expert"]), "description": f"{environment_id(config.environment)} by {identity['expert']}", "collected": identity},
-        )  # fmt: skip
+        facts = {
+            "algorithm_name": str(identity["expert"]),
+            "description": f"{environment_id(config.environment)} by {identity['expert']}",
+            "collected": identity,
+        }
+        dataset = join_episodes(config.dataset_id, files, env, facts)
         env.close()
     except OSError as error:
         raise DatasetError(

@@ -17,7 +17,6 @@ from dream_env.checkpoint import read_tensors, write_tensors
 from dream_env.demos import Demos
 from dream_env.errors import CheckpointError, DatasetError
 from dream_env.latent import Latent
-from dream_env.spaces import ActionSpec
 from dream_env.world_model import WorldModel
 
 Split = Literal["train", "held_out"]
@@ -192,7 +191,8 @@ def _compact(world_model: WorldModel, stoch: Tensor) -> Tensor:
     config = world_model.config.rssm
     if config.latent == "gaussian":
         return stoch.half()
-    return stoch.unflatten(-1, (config.groups, config.classes)).argmax(dim=-1).to(torch.uint8)
+    codes: Tensor = stoch.unflatten(-1, (config.groups, config.classes)).argmax(dim=-1).to(torch.uint8)
+    return codes
 
 
 def _pad(x: Tensor, length: int) -> Tensor:

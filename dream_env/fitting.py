@@ -73,7 +73,7 @@ class FitConfig:
 def fit(
     world_model: WorldModel,
     demos: Demos | Mixture,
-    config: FitConfig = FitConfig(),  # noqa: B008 (frozen, so shared safely)
+    config: FitConfig = FitConfig(),
     *,
     held_out: Demos | None = None,
     store: Store | None = None,
@@ -101,7 +101,7 @@ def fit(
         losses = world_model.loss(batch, noise)
         _set_learning_rate(optimizer, config, update)
         optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(world_model.parameters(), config.clip).detach()
         if not math.isfinite(float(norm)) or not math.isfinite(float(losses.total.detach())):
             raise TrainingError(_diverged(update, losses.terms, store))

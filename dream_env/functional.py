@@ -70,7 +70,8 @@ def kl_gaussian(
 def standard_normal(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Uniforms in (0, 1) to standard normal numbers, by the inverse of the normal CDF."""
     # The float32 inverse is infinite at 0 and 1, which torch.rand may round to.
-    return torch.special.ndtri(uniform.clamp(1e-7, 1.0 - 1e-7))
+    normal: Tensor = torch.special.ndtri(uniform.clamp(1e-7, 1.0 - 1e-7))
+    return normal
 
 
 def counter_uniform(seeds: Int[Tensor, " batch"], counters: Int[Tensor, " batch"], n: int) -> Float[Tensor, "batch n"]:

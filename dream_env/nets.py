@@ -1,5 +1,6 @@
 """The networks between observations and latents: convolutional and plain encoders and decoders, and the recurrent cell."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ def activation_module(name: Activation) -> nn.Module:
 def mlp(sizes: list[int], activation: Activation, *, last_linear: bool = True) -> nn.Sequential:
     """``Linear → LayerNorm → activation`` for each pair of sizes; the last pair is a bare Linear if ``last_linear``."""
     layers: list[nn.Module] = []
-    for i, (width_in, width_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (width_in, width_out) in enumerate(pairwise(sizes)):
         bare = last_linear and i == len(sizes) - 2
         layers.append(nn.Linear(width_in, width_out))
         if not bare:
@@ -37,7 +38,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in pairwise(widths):
             layers += [nn.Conv2d(width_in, width_out, kernel_size=4, stride=2), activation_module(activation)]
         self.layers = nn.Sequential(*layers)
         self.embed_size = 8 * depth * 2 * 2
@@ -70,8 +71,8 @@ class ConvDecoder(nn.Module):
         )
 
     def forward(self, feat: Float[Tensor, "batch feat"]) -> Float[Tensor, "batch channels 64 64"]:
-        first: Tensor = self.first(self.project(feat))
-        first = first.unflatten(-1, self.first_shape).contiguous(memory_format=torch.channels_last)
+        first: Tensor = self.first(self.project(feat)).view(-1, *self.first_shape)
+        first = first.contiguous(memory_format=torch.channels_last)
         image: Tensor = self.layers(first)
         return image
 
@@ -99,7 +100,7 @@ class FlatDecoder(nn.Module):
 
     def forward(self, feat: Float[Tensor, "batch feat"]) -> Float[Tensor, "batch ..."]:
         x: Tensor = self.layers(feat)
-        return x.unflatten(-1, self.shape)
+        return x.view(-1, *self.shape)
 
 
 class NormGRUCell(nn.Module):

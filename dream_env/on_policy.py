@@ -18,7 +18,6 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
@@ -276,7 +275,7 @@ class _RunState:
         model._last_obs = tensors["last_obs"].numpy()
         model._last_episode_starts = tensors["last_episode_starts"].numpy()
         model.num_timesteps = state["num_timesteps"]
-        model._n_updates = state["n_updates"]  # type: ignore[attr-defined]
+        model._n_updates = state["n_updates"]
         halves = under("lstm/")
         if halves:
             kind, pair = type(model._last_lstm_states), [halves[str(i)] for i in range(4)]  # type: ignore[attr-defined]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from dream_env.evaluation import EvaluateStage, evaluate_stage
 from dream_env.collect import CollectConfig, collect
+from dream_env.evaluation import EvaluateStage, evaluate_stage
 from dream_env.on_policy import resolve_learner
 from dream_env.report import report
 from dream_env.stages import FitStage, ImitateStage, fit_stage, imitate_stage
@@ -46,7 +46,9 @@ class RunConfig:
     """Learner plug-in."""
     warm_start: str = "bc"
     """bc starts the policy from one cloned in the expert's latents; none starts at random (see the results of both)."""
-    eval_episodes: int = 24
+    anchor: int = 8
+    """Cloning steps between two updates of the learner, so that it does not drift from the expert; 0 for none."""
+    eval_episodes: int = 20
     """Real games for each row of the final table."""
     eval_seed: int = 10_000
     """Seed of the first of them; used for nothing else."""

@@ -62,7 +62,7 @@ class MetricsLog:
         self.path = folder / "metrics.csv"
         self.index = index
         self.rows = [row for row in read_metrics(self.path) if row[index] <= start] if self.path.is_file() else []
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def add(self, metrics: dict[str, float]) -> None:
         """Append one row; a column that was not there before may appear, and cells may stay empty."""
@@ -75,7 +75,7 @@ class MetricsLog:
         write_file(self.path, text.getvalue())
         for name, value in metrics.items():
             if name != self.index:
-                self._board.add_scalar(name, value, int(metrics[self.index]))  # type: ignore[no-untyped-call]
+                self._board.add_scalar(name, value, int(metrics[self.index]))
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -83,7 +83,7 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

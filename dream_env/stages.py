@@ -78,11 +78,11 @@ class FitStage:
         if preset not in PRESETS:
             raise ConfigError(f"there is no preset {preset!r}.{nearest(preset, PRESETS)} One of: {', '.join(PRESETS)}")
         sizes = [getattr(config, preset)() for config in (WorldModelConfig, FitConfig, ObservationConfig)]
-        return cls(dataset, out, preset, *sizes)  # type: ignore[arg-type]
+        return cls(dataset, out, preset, *sizes)
 
 
 def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
-    """Fit, encode the demonstrations, and leave ``config.json weights.safetensors meta.json expert_*.safetensors metrics.csv``."""
+    """Fit, encode the demonstrations, and leave the model with ``expert_*.safetensors metrics.csv open_loop.mp4``."""
     out = stage.out
     demos = Demos.load(stage.dataset, stage.observation, progress=progress)
     if not 1 <= stage.held_out < demos.num_episodes:
@@ -119,7 +119,8 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
         open_loop_video(world_model, held_out.episode(0), out / "open_loop.mp4")
     summary = read_metrics(out / "metrics.csv")[-1]
     meta = {
-        "preset": stage.preset, "also": list(stage.also), "updates": stage.train.updates, "precision": precision, "episodes": train.num_episodes, "minutes": clock.minutes(),
+        "preset": stage.preset, "also": list(stage.also), "updates": stage.train.updates,
+        "precision": precision, "episodes": train.num_episodes, "minutes": clock.minutes(),
         "expert_returns": [float(x) for x in demos.returns], "metrics": summary,
     }  # fmt: skip
     checkpoint.save(world_model, out, meta)
@@ -129,10 +130,12 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
 
 def _fit_identity(stage: FitStage) -> dict[str, Any]:
     options = {
-        "dataset": stage.dataset, "also": list(stage.also), "preset": stage.preset, "held_out": stage.held_out, "observation": config_to_json(stage.observation),
-        "model": config_to_json(stage.model), "train": config_to_json(stage.train),
+        "dataset": stage.dataset, "also": list(stage.also), "preset": stage.preset, "held_out": stage.held_out,
+        "observation": config_to_json(stage.observation), "model": config_to_json(stage.model),
+        "train": config_to_json(stage.train),
     }  # fmt: skip
-    return _plain(options)
+    plain: dict[str, Any] = _plain(options)
+    return plain
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:

@@ -57,7 +57,8 @@ class Categorical:
         self.noise_size = groups
 
     def _grouped(self, flat: Tensor) -> Tensor:
-        return flat.unflatten(-1, (self.groups, self.classes))
+        grouped: Tensor = flat.unflatten(-1, (self.groups, self.classes))
+        return grouped
 
     def sample(
         self, params: Float[Tensor, "*shape params"], noise: Float[Tensor, "*shape noise"], *, gradient: bool = True

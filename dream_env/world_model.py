@@ -95,7 +95,7 @@ class WorldModel(nn.Module):
         self.standardizer = Standardizer(observation_spec, statistics)
         keys = observation_spec.keys
         self.encoders = nn.ModuleDict({_module_name(key): _encoder(config, key) for key in keys})
-        embed_size = sum(int(encoder.embed_size) for encoder in self.encoders.values())  # type: ignore[arg-type]
+        embed_size = sum(int(encoder.embed_size) for encoder in self.encoders.values())  # type: ignore[arg-type, misc]
         self.rssm = RSSM(config.rssm, action_spec.size, embed_size)
         self.decoders = nn.ModuleDict({_module_name(key): _decoder(config, key, self.feat_size) for key in keys})
         self.continue_net = (

@@ -99,9 +99,14 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "thing"
     with write_folder(target) as temporary:
         (temporary / "a").write_text("1")
-    with pytest.raises(RuntimeError, match="half way"), write_folder(target) as temporary:
-        (temporary / "a").write_text("2")
-        raise RuntimeError("half way")
+
+    def give_up_half_way():
+        with write_folder(target) as temporary:
+            (temporary / "a").write_text("2")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        give_up_half_way()
     assert (target / "a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 

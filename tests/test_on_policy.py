@@ -134,11 +134,11 @@ def test_options_reach_the_algorithm():
 
 
 def test_unknown_learners_and_options_are_named():
-    with pytest.raises(PluginError, match="no learner named 'pp'. Did you mean \"ppo\""):
+    with pytest.raises(PluginError, match=r"no learner named 'pp'\. Did you mean .ppo"):
         resolve_learner("pp")
     with pytest.raises(PluginError, match="no on-policy algorithm of Stable-Baselines3"):
         resolve_learner("stable_baselines3:SAC")
-    with pytest.raises(PluginError, match="does not take these options.*no_such"):
+    with pytest.raises(PluginError, match=r"does not take these options.*no_such"):
         resolve_learner("ppo", **LEARNERS["ppo"], options='{"no_such": 1}').learn(dream(), 10)
     with pytest.raises(ConfigError, match="options are a JSON object"):
         resolve_learner("ppo", **LEARNERS["ppo"], options="vf=1").learn(dream(), 10)

@@ -108,7 +108,7 @@ def test_the_state_of_the_statistics_can_be_put_back():
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
 def test_other_autoreset_modes_are_refused(mode):
     with pytest.raises(
-        ConfigError, match="needs sub-environments that reset in the same step.*autoreset_mode='SameStep'"
+        ConfigError, match=r"needs sub-environments that reset in the same step.*autoreset_mode='SameStep'"
     ):
         as_sb3(dream(autoreset_mode=mode))
 
