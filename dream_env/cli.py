@@ -80,10 +80,11 @@ def _imitate(words: list[str]) -> None:
             (
                 "reward_options",
                 Annotated[type(reward), tyro.conf.arg(name=reward.name)],
-                dataclasses.field(default=reward),
+                dataclasses.field(default_factory=lambda: reward),
             ),
-            ("learner_options", Annotated[type(learner), Flat], dataclasses.field(default=learner)),
+            ("learner_options", Annotated[type(learner), Flat], dataclasses.field(default_factory=lambda: learner)),
         ],
+        namespace={"__doc__": ImitateStage.__doc__},
     )
     parsed = _parse(command, "imitate", words)
     print(f"agent: {imitate_stage(parsed.stage, parsed.reward_options, parsed.learner_options)}")

@@ -148,7 +148,7 @@ def encode(
         torch.cat([part[2] for part in parts]),
         torch.as_tensor(demos.lengths, dtype=torch.int64),
         world_model.config.rssm.classes if world_model.config.rssm.latent == "categorical" else 0,
-        torch.arange(demos.num_episodes),
+        torch.as_tensor(demos.indices, dtype=torch.int64),
     )
 
 

@@ -39,6 +39,10 @@ from dream_env.video import agent_video
 from dream_env.world_model import WorldModel, WorldModelConfig
 
 
+SNAPSHOT_SEED = 1_000
+"""How far from the evaluation's seeds those of the snapshots' games lie."""
+
+
 @dataclass(frozen=True)
 class EvaluateStage:
     """Play the real environment with an agent and with random actions; write rows, a table and a video."""
@@ -71,7 +75,9 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
     length = _typical_length(stage.agent)
 
     def play(name: str, actor: Actor, episodes: int, *, deterministic: bool = False, steps: int = -1) -> list[float]:
-        wanted = range(stage.seed, stage.seed + episodes)
+        # Policies on the way play other games than those that results are made of.
+        first = stage.seed if steps < 0 else stage.seed + SNAPSHOT_SEED
+        wanted = range(first, first + episodes)
         log_key = (name, steps, deterministic)
         missing = [seed for seed in wanted if seed not in log.returns(*log_key)]
         if missing:

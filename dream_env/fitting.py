@@ -21,7 +21,7 @@ from dream_env.world_model import WorldModel
 class FitConfig:
     """How a world model is trained."""
 
-    updates: int = 6000
+    updates: int = 4500
     """Gradient steps."""
     batch: int = 32
     """Sequences in a batch."""

@@ -219,7 +219,10 @@ class SB3Policy(Policy):
 
 def resolve_learner(name: str, **options: Any) -> Learner:
     """A learner by name, or by ``module:Class``: a ``Learner``, or any SB3 on-policy algorithm."""
-    if ":" in name and not issubclass(find("learners", name), Learner):
+    if ":" in name:
+        cls: object = find("learners", name)
+        if isinstance(cls, type) and issubclass(cls, Learner):
+            return load_learner(name, **options)
         _algorithm(name)
         return OnPolicyLearner(algorithm=name, **options)
     return load_learner(name, **options)

@@ -34,7 +34,7 @@ def unexplained(decoded: Tensor, target: Tensor, mask: Tensor | None = None) -> 
 
 @torch.no_grad()
 def reconstruction_metrics(world_model: WorldModel, batch: Batch, losses: Losses) -> dict[str, float]:
-    """Unexplained share of each key, whole and on moving pixels, the prior's entropy and both KL halves (unweighted, nats)."""
+    """Unexplained share of each key, whole and on moving pixels; KL and entropies in nats; the loss and its terms as weighted."""
     metrics = {name: float(term.mean()) for name, term in losses.terms.items()}
     for key in world_model.observation_spec.keys:
         decoded, target = losses.decoded[key.name], losses.target[key.name]
@@ -63,8 +63,14 @@ def open_loop_error(
     """Error of dreams with the recorded actions: filter ``context`` rows, then predict without looking.
 
     Returns ``open_loop_<h>/<key>``: the unexplained share (on moving pixels for pictures) of row ``context − 1 + h``. The
-    sequences and the noise are the same at each call with the same seed, so the numbers of a training compare.
+    sequences and the noise are the same at each call with the same seed, so the numbers of a training compare. Where an
+    episode is shorter than all this, the context is cut, and horizons that do not fit at all are left out.
     """
+    rows = int(demos.lengths.min()) + 1
+    horizons = tuple(h for h in horizons if h < rows)
+    if not horizons:
+        return {}
+    context = min(context, rows - max(horizons))
     length = context + max(horizons)
     batch = demos.sample(sequences, length, np.random.default_rng(seed)).to(world_model.device)
     generator = torch.Generator(device=world_model.device).manual_seed(seed)

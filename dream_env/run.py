@@ -24,16 +24,18 @@ class RunConfig:
     """A few minutes instead of most of an hour: shows every stage, learns too little to play well."""
     dataset: str | None = None
     """Minari id of the demonstrations; dream/<game>/scripted-v0 unless given, and made if it is not there."""
-    episodes: int = 24
+    episodes: int = 36
     """Games to record."""
     explore: float = 0.2
     """Probability of a random action while the ball is far: shows many positions of the paddle, costs no points."""
-    noise: float = 0.03
+    noise: float = 0.05
     """Probability of a random action in any step: shows slips and how the expert recovers, costs a few points."""
+    lapse: float = 0.003
+    """Probability in any step that a lapse of up to 40 steps begins: shows the ways back from far off, costs points."""
     clumsy: int = 12
     """Further games to record with lapses in them. The world model learns from these too; nobody imitates them."""
-    lapse: float = 0.03
-    """Probability in each step of these that a lapse of up to 40 steps begins."""
+    clumsy_lapse: float = 0.03
+    """``lapse`` in these."""
     workers: int = 2
     """Processes that play while recording."""
     updates: int | None = None
@@ -82,13 +84,18 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
         episodes=config.episodes,
         explore=config.explore,
         noise=config.noise,
+        lapse=config.lapse,
         workers=config.workers,
     )
     collect(recorded, progress=progress)
     fit = FitStage.of("small", dataset, out / "wm")
     if config.clumsy:
         clumsy = replace(
-            recorded, dataset=_beside(dataset, "clumsy"), episodes=config.clumsy, seed=CLUMSY_SEED, lapse=config.lapse
+            recorded,
+            dataset=_beside(dataset, "clumsy"),
+            episodes=config.clumsy,
+            seed=CLUMSY_SEED,
+            lapse=config.clumsy_lapse,
         )
         collect(clumsy, progress=progress)
         fit = replace(fit, also=(clumsy.dataset,))

@@ -1,0 +1,97 @@
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dream_env.checkpoint import read_json
+from dream_env.errors import CheckpointError
+from dream_env.run_folder import MetricsLog, claim, read_metrics
+
+CONFIG = {"dataset": "a/b-v0", "train": {"updates": 6, "batch": 4}, "also": []}
+
+
+def test_a_new_folder_is_made_and_says_whose_it_is(tmp_path):
+    claim(tmp_path / "runs" / "wm", "fit", CONFIG)
+    assert read_json(tmp_path / "runs" / "wm" / "run.json") == {"stage": "fit", **CONFIG}
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    claim(tmp_path, "fit", CONFIG)
+    assert (tmp_path / "run.json").is_file()
+
+
+def test_the_same_command_finds_its_folder_again(tmp_path):
+    claim(tmp_path, "fit", CONFIG)
+    (tmp_path / "metrics.csv").write_text("update\n1\n")
+    claim(tmp_path, "fit", CONFIG)
+    assert (tmp_path / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "message"),
+    [
+        ("fit", {**CONFIG, "train": {"updates": 8, "batch": 4}}, "train.updates is 6 there and 8 here"),
+        ("fit", {**CONFIG, "dataset": "c/d-v0"}, "dataset is 'a/b-v0' there and 'c/d-v0' here"),
+        ("imitate", CONFIG, "stage is 'fit' there and 'imitate' here"),
+        ("fit", {**CONFIG, "seed": 1}, "seed is None there and 1 here"),
+        ("fit", {"dataset": 1, "train": {"updates": 1, "batch": 1}, "also": 1}, "; and 1 more"),
+    ],
+)
+def test_another_command_is_refused_and_told_what_differs(tmp_path, stage, config, message):
+    claim(tmp_path, "fit", CONFIG)
+    with pytest.raises(CheckpointError, match="already holds another run") as error:
+        claim(tmp_path, stage, config)
+    assert message in str(error.value)
+    assert "Choose another --out" in str(error.value)
+    assert read_json(tmp_path / "run.json") == {"stage": "fit", **CONFIG}
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match=r"is not empty and is no run of dream-env; choose another --out"):
+        claim(tmp_path, "fit", CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_metrics_are_read_as_they_were_written(tmp_path):
+    rows = [{"update": 2.0, "loss": 0.125}, {"update": 4.0, "loss": 1234567.0}]
+    with MetricsLog(tmp_path, "update") as log:
+        for row in rows:
+            log.add(row)
+            assert read_metrics(tmp_path / "metrics.csv")[-1] == pytest.approx(row, rel=1e-5)  # whole after each row
+    assert read_metrics(tmp_path / "metrics.csv")[0] == rows[0]
+
+
+def test_a_column_may_come_late_and_stay_away(tmp_path):
+    with MetricsLog(tmp_path, "update") as log:
+        log.add({"update": 1.0, "loss": 3.0})
+        log.add({"update": 2.0, "loss": 2.0, "open_loop": 0.5})
+        log.add({"loss": 1.0, "update": 3.0})
+    text = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert text == ["update,loss,open_loop", "1,3,", "2,2,0.5", "3,1,"]
+    assert read_metrics(tmp_path / "metrics.csv")[2] == {"update": 3.0, "loss": 1.0}
+
+
+def test_rows_that_a_resumed_run_makes_again_are_dropped(tmp_path):
+    with MetricsLog(tmp_path, "update") as log:
+        for update in (2, 4, 6):
+            log.add({"update": float(update), "loss": 10.0 * update})
+    with MetricsLog(tmp_path, "update", start=4) as log:
+        log.add({"update": 6.0, "loss": 1.0})
+    rows = [(row["update"], row["loss"]) for row in read_metrics(tmp_path / "metrics.csv")]
+    assert rows == [(2, 20), (4, 40), (6, 1)]
+
+
+def test_a_run_from_the_beginning_keeps_nothing_of_what_was_there(tmp_path):
+    with MetricsLog(tmp_path, "update") as log:
+        log.add({"update": 2.0})
+    with MetricsLog(tmp_path, "update") as log:
+        log.add({"update": 1.0})
+    assert read_metrics(tmp_path / "metrics.csv") == [{"update": 1.0}]
+
+
+def test_tensorboard_sees_the_same_numbers(tmp_path):
+    with MetricsLog(tmp_path, "update") as log:
+        log.add({"update": 2.0, "loss": 0.5})
+        log.add({"update": 4.0, "loss": 0.25})
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(2, 0.5), (4, 0.25)]
+    assert board.Tags()["scalars"] == ["loss"]

@@ -1,0 +1,297 @@
+"""The stages on real, small datasets: what they leave, what they refuse, and going on after a stop at any moment."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from recordings import buffers, record
+from small_datasets import record_squares, tiny_fit
+
+from dream_env import checkpoint, stages
+from dream_env.agent import load_agent
+from dream_env.checkpoint import Store, read_json, read_tensors
+from dream_env.encoded import load_encoded
+from dream_env.errors import CheckpointError, ConfigError, DatasetError, PluginError, SpaceError
+from dream_env.fitting import FitConfig
+from dream_env.plugin import load_learner, load_reward
+from dream_env.run_folder import MetricsLog, read_metrics
+from dream_env.spaces import ObservationConfig
+from dream_env.stages import FitStage, ImitateStage, fit_stage, imitate_stage
+from dream_env.world_model import WorldModelConfig
+
+WITHOUT_CLOCK = ("minutes",)
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """Folder with a dataset of squares and a world model fitted to it."""
+    root = tmp_path_factory.mktemp("squares")
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, root)
+        record_squares()
+        fit_stage(tiny_fit("squares/right-v0", root / "wm"), progress=False)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def folders(squares, monkeypatch):
+    use(monkeypatch, squares)
+
+
+def use(patch, root):
+    patch.setenv("MINARI_DATASETS_PATH", str(root / "minari"))
+    patch.setenv("DREAM_ENV_CACHE", str(root / "cache"))
+
+
+def fit(out, **changes):
+    return fit_stage(tiny_fit("squares/right-v0", out, **changes), progress=False)
+
+
+def imitate(wm, out, reward="ditto", **changes):
+    stage = ImitateStage(wm, out, steps=96, num_envs=4, horizon=5, snapshots=2)
+    learner = load_learner(
+        "ppo", n_steps=8, minibatches=2, epochs=1, net_arch=(8,), warm_start="bc", warm_start_updates=3
+    )
+    return imitate_stage(replace(stage, **changes), reward, learner, progress=False)
+
+
+def stop_at(monkeypatch, index, count, every_save=True):
+    """Ctrl-C as soon as metrics of ``count`` are logged, with everything saved until then."""
+    add = MetricsLog.add
+
+    def stopping(self, metrics):
+        if metrics[index] > count:
+            raise KeyboardInterrupt
+        add(self, metrics)
+
+    monkeypatch.setattr(MetricsLog, "add", stopping)
+    monkeypatch.setattr(Store, "due", lambda self: every_save)
+
+
+def never(*args, **kwargs):
+    raise AssertionError("this was done before")
+
+
+def numbers(path):
+    return [{name: x for name, x in row.items() if name not in WITHOUT_CLOCK} for row in read_metrics(path)]
+
+
+def assert_equal_tensors(one, other):
+    a, b = read_tensors(one), read_tensors(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+# ------------------------------------------------------------------------------------------------------------------ fit
+
+
+def test_fit_leaves_all_that_the_next_stage_needs(squares):
+    wm = squares / "wm"
+    left = {path.name for path in wm.iterdir()}
+    assert left == {
+        "config.json", "expert_held_out.safetensors", "expert_train.safetensors", "meta.json", "metrics.csv",
+        "open_loop.mp4", "run.json", "tensorboard", "weights.safetensors",
+    }  # fmt: skip
+    world_model = checkpoint.load(wm)
+    assert world_model.source.dataset == "squares/right-v0"
+    assert not world_model.training
+    train, held_out = load_encoded(wm, "train"), load_encoded(wm, "held_out")
+    assert (train.num_episodes, held_out.num_episodes) == (3, 1)
+    assert sorted([*train.indices.tolist(), *held_out.indices.tolist()]) == [0, 1, 2, 3]
+    meta = read_json(wm / "meta.json")
+    assert (meta["preset"], meta["updates"], meta["episodes"]) == ("small", 6, 3)
+    assert len(meta["expert_returns"]) == 4
+    assert meta["metrics"]["update"] == 6
+    rows = read_metrics(wm / "metrics.csv")
+    assert [row["update"] for row in rows] == [2, 4, 6]
+    assert ["open_loop_1/image" in row for row in rows] == [False, True, True]
+
+
+def test_a_second_call_of_fit_returns_at_once(squares, monkeypatch):
+    monkeypatch.setattr(stages, "fit", never)
+    monkeypatch.setattr(stages, "encode", never)
+    assert fit(squares / "wm") == squares / "wm"
+
+
+def test_a_fit_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_does(squares, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, "update", 4)
+        fit(tmp_path / "wm")
+    assert Store(tmp_path / "wm").latest()[0] == 5
+    with pytest.raises(CheckpointError, match=r"its training has not finished; run the same `dream-env fit` command"):
+        checkpoint.load(tmp_path / "wm")
+    fit(tmp_path / "wm")
+    for name in ("weights", "expert_train", "expert_held_out"):
+        assert_equal_tensors(tmp_path / "wm" / f"{name}.safetensors", squares / "wm" / f"{name}.safetensors")
+    # What was measured at update 6 before the stop was lost with it: it is measured again, and nothing is there twice.
+    assert numbers(tmp_path / "wm" / "metrics.csv") == numbers(squares / "wm" / "metrics.csv")
+
+
+def test_a_stop_between_training_and_the_last_file_costs_no_training(squares, tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stages, "encode", stopped)
+        fit(tmp_path / "wm")
+    with monkeypatch.context() as patch:
+        patch.setattr("dream_env.world_model.WorldModel.loss", never)
+        fit(tmp_path / "wm")
+    assert_equal_tensors(tmp_path / "wm" / "weights.safetensors", squares / "wm" / "weights.safetensors")
+    assert numbers(tmp_path / "wm" / "metrics.csv") == numbers(squares / "wm" / "metrics.csv")
+
+
+def test_minutes_of_all_tries_are_added_up(squares, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, "update", 4)
+        fit(tmp_path / "wm")
+    path = tmp_path / "wm" / "metrics.csv"
+    head, *rows = path.read_text().splitlines()
+    place = head.split(",").index("minutes")
+    hour = [",".join("60" if i == place else cell for i, cell in enumerate(row.split(","))) for row in rows]
+    path.write_text("\n".join([head, *hour]) + "\n")
+    fit(tmp_path / "wm")
+    assert 60 < read_json(tmp_path / "wm" / "meta.json")["minutes"] < 62
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": FitConfig(updates=8, batch=4, length=6, log_every=2, test_every=4, warmup=1)},
+         "train.updates is 6 there and 8 here"),
+        ({"held_out": 2}, "held_out is 1 there and 2 here"),
+        ({"observation": ObservationConfig(size=8)}, "observation.size is 16 there and 8 here"),
+    ],
+)  # fmt: skip
+def test_fitting_with_other_options_into_the_same_folder_is_refused(squares, changes, message):
+    before = (squares / "wm" / "weights.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        fit(squares / "wm", **changes)
+    assert (squares / "wm" / "weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("held_out", [0, 4, 9])
+def test_more_held_out_episodes_than_there_are_leave_no_folder_behind(tmp_path, held_out):
+    with pytest.raises(DatasetError, match=f"squares/right-v0 has 4 episodes, of which {held_out} are to be held out"):
+        fit(tmp_path / "wm", held_out=held_out)
+    assert not (tmp_path / "wm").exists()
+
+
+def test_sequences_longer_than_an_episode_leave_no_folder_behind(tmp_path):
+    with pytest.raises(DatasetError, match="has 20 steps .*sequences need 32"):
+        fit(tmp_path / "wm", train=FitConfig())
+    assert not (tmp_path / "wm").exists()
+
+
+def test_further_recordings_are_learned_from_and_not_imitated(tmp_path):
+    record_squares("squares/more-v0", episodes=2, steps=12, seed=9)
+    fit(tmp_path / "wm", also=("squares/more-v0",))
+    assert read_json(tmp_path / "wm" / "meta.json")["also"] == ["squares/more-v0"]
+    assert load_encoded(tmp_path / "wm").lengths.tolist() == [20, 20, 20]
+
+
+def test_further_recordings_of_other_spaces_leave_no_folder_behind(tmp_path):
+    other = spaces.Box(0, 255, (9, 9), np.uint8)
+    record("other/random-v0", buffers(other), other)
+    with pytest.raises(SpaceError, match="'other/random-v0' does not go with 'squares/right-v0'"):
+        fit(tmp_path / "wm", also=("other/random-v0",))
+    assert not (tmp_path / "wm").exists()
+
+
+def test_a_preset_sets_every_size():
+    stage = FitStage.of("paper", "a/b-v0", "out")
+    assert stage.model == WorldModelConfig.paper()
+    assert stage.train == FitConfig.paper()
+    assert stage.observation == ObservationConfig.paper()
+    assert FitStage.of("small", "a/b-v0", "out") == FitStage("a/b-v0", "out")
+    with pytest.raises(ConfigError, match="no preset 'papr'. Did you mean \"paper\""):
+        FitStage.of("papr", "a/b-v0", "out")
+
+
+# -------------------------------------------------------------------------------------------------------------- imitate
+
+
+@pytest.fixture(scope="module")
+def agent(squares):
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, squares)
+        return imitate(squares / "wm", squares / "ditto")
+
+
+def test_imitate_leaves_an_agent_and_its_curves(squares, agent):
+    left = {path.name for path in agent.iterdir()}
+    assert left == {
+        "config.json", "meta.json", "metrics.csv", "policy.safetensors", "reward_by_step.csv", "run.json", "snapshots",
+        "tensorboard",
+    }  # fmt: skip
+    loaded = load_agent(agent)
+    frames = np.zeros((3, 16, 16), np.uint8)
+    assert loaded.predict(frames)[0].shape == (3,)
+    rows = read_metrics(agent / "metrics.csv")
+    assert [row["steps"] for row in rows] == [0, 32, 64, 96]
+    # Looked at where half the steps are first passed, and at both ends.
+    assert [row["steps"] for row in rows if "latent_distance" in row] == [0, 64, 96]
+    assert [path.stem for path in sorted((agent / "snapshots").iterdir())] == ["000000000", "000000064", "000000096"]
+    assert len(read_metrics(agent / "reward_by_step.csv")) == 5
+    meta = read_json(agent / "meta.json")
+    assert meta["reward"]["class"] == "dream_env.plugins.ditto:Ditto"
+    assert (meta["options"]["warm_start"], meta["demos"], meta["steps"]) == ("bc", 3, 96)
+    assert not json.loads((agent / "config.json").read_text())["world_model"].startswith("/")
+
+
+def test_a_second_call_of_imitate_returns_at_once(squares, agent, monkeypatch):
+    monkeypatch.setattr("dream_env.on_policy.OnPolicyLearner.learn", never)
+    assert imitate(squares / "wm", agent) == agent
+
+
+def test_an_imitation_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_does(
+    squares, agent, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, "steps", 64)
+        imitate(squares / "wm", tmp_path / "ditto")
+    assert Store(tmp_path / "ditto").latest()[0] == 64
+    imitate(squares / "wm", tmp_path / "ditto")
+    assert_equal_tensors(tmp_path / "ditto" / "policy.safetensors", agent / "policy.safetensors")
+    assert numbers(tmp_path / "ditto" / "metrics.csv") == numbers(agent / "metrics.csv")
+    assert [path.name for path in sorted((tmp_path / "ditto" / "snapshots").iterdir())] == [
+        path.name for path in sorted((agent / "snapshots").iterdir())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 128}, "steps is 96 there and 128 here"),
+        ({"reward": load_reward("ditto", space="both")}, "reward.space is 'h' there and 'both' here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+    ],
+)
+def test_imitating_with_other_options_into_the_same_folder_is_refused(squares, agent, changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        imitate(squares / "wm", agent, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"horizon": 21}, DatasetError, "a horizon of 21 steps does not fit"),
+        ({"demos": 4}, DatasetError, "4 expert episodes were asked for, but the model has 3"),
+        ({"num_envs": 0}, ConfigError, "num_envs must be at least 1"),
+        ({"reward": "dito"}, PluginError, "no reward named 'dito'. Did you mean \"ditto\""),
+    ],
+)
+def test_what_cannot_be_imitated_leaves_no_folder_behind(squares, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        imitate(squares / "wm", tmp_path / "ditto", **changes)
+    assert not (tmp_path / "ditto").exists()
+
+
+def test_an_agent_remembers_how_many_games_it_imitated(squares, tmp_path):
+    imitate(squares / "wm", tmp_path / "one", demos=1, snapshots=0, steps=32)
+    assert read_json(tmp_path / "one" / "meta.json")["demos"] == 1
+    assert not (tmp_path / "one" / "snapshots").exists()
