@@ -23,7 +23,7 @@ class RunConfig:
     quick: bool = False
     """A few minutes instead of most of an hour: shows every stage, learns too little to play well."""
     dataset: str | None = None
-    """Minari id of the demonstrations; dream/<game>/scripted-v0 unless given, and made if it is not there."""
+    """Minari id of the demonstrations; dream/<game>/slips-v0 unless given, and made if it is not there."""
     episodes: int = 36
     """Games to record."""
     explore: float = 0.2
@@ -76,7 +76,7 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     if config.quick:
         config = replace(config, **QUICK)  # type: ignore[arg-type]
     game, out = config.game, config.out
-    name = "scripted-quick-v0" if config.quick else "scripted-v0"
+    name = "slips-quick-v0" if config.quick else "slips-v0"
     dataset = config.dataset or f"dream/{game}/{name}"
     recorded = CollectConfig(
         game,

@@ -116,7 +116,10 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
     for split, episodes in (("train", train), ("held_out", held_out)):
         save_encoded(encode(world_model, episodes, seed=stage.train.seed), out, split)  # type: ignore[arg-type]
     if any(key.kind == "image" for key in world_model.observation_spec.keys):
-        open_loop_video(world_model, held_out.episode(0), out / "open_loop.mp4")
+        episode = held_out.episode(int(held_out.lengths.argmax()))
+        context = min(5, episode.num_steps)  # of an episode shorter than the usual 50 frames, what there is
+        horizon = min(45, episode.num_steps + 1 - context)
+        open_loop_video(world_model, episode, out / "open_loop.mp4", context=context, horizon=horizon)
     summary = read_metrics(out / "metrics.csv")[-1]
     meta = {
         "preset": stage.preset, "also": list(stage.also), "updates": stage.train.updates,

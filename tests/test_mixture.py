@@ -80,5 +80,5 @@ def test_recordings_of_other_spaces_are_refused_by_name(parts, observation, acti
 
 
 def test_an_episode_too_short_is_named_whichever_part_it_is_in(parts):
-    with pytest.raises(DatasetError, match="episode 0 of 'game/clumsy-v0' has 6 steps .*sequences need 8"):
+    with pytest.raises(DatasetError, match=r"episode 0 of 'game/clumsy-v0' has 6 steps .*sequences need 8"):
         Mixture([parts[0].select([0, 2]), parts[1]]).windows(8)

@@ -118,9 +118,10 @@ def test_a_second_call_of_fit_returns_at_once(squares, monkeypatch):
 
 
 def test_a_fit_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_does(squares, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         stop_at(patch, "update", 4)
-        fit(tmp_path / "wm")
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "wm")
     assert Store(tmp_path / "wm").latest()[0] == 5
     with pytest.raises(CheckpointError, match=r"its training has not finished; run the same `dream-env fit` command"):
         checkpoint.load(tmp_path / "wm")
@@ -135,9 +136,10 @@ def test_a_stop_between_training_and_the_last_file_costs_no_training(squares, tm
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(stages, "encode", stopped)
-        fit(tmp_path / "wm")
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "wm")
     with monkeypatch.context() as patch:
         patch.setattr("dream_env.world_model.WorldModel.loss", never)
         fit(tmp_path / "wm")
@@ -146,9 +148,10 @@ def test_a_stop_between_training_and_the_last_file_costs_no_training(squares, tm
 
 
 def test_minutes_of_all_tries_are_added_up(squares, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         stop_at(patch, "update", 4)
-        fit(tmp_path / "wm")
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "wm")
     path = tmp_path / "wm" / "metrics.csv"
     head, *rows = path.read_text().splitlines()
     place = head.split(",").index("minutes")
@@ -182,7 +185,7 @@ def test_more_held_out_episodes_than_there_are_leave_no_folder_behind(tmp_path, 
 
 
 def test_sequences_longer_than_an_episode_leave_no_folder_behind(tmp_path):
-    with pytest.raises(DatasetError, match="has 20 steps .*sequences need 32"):
+    with pytest.raises(DatasetError, match=r"has 20 steps .*sequences need 32"):
         fit(tmp_path / "wm", train=FitConfig())
     assert not (tmp_path / "wm").exists()
 
@@ -251,9 +254,10 @@ def test_a_second_call_of_imitate_returns_at_once(squares, agent, monkeypatch):
 def test_an_imitation_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_does(
     squares, agent, tmp_path, monkeypatch
 ):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         stop_at(patch, "steps", 64)
-        imitate(squares / "wm", tmp_path / "ditto")
+        with pytest.raises(KeyboardInterrupt):
+            imitate(squares / "wm", tmp_path / "ditto")
     assert Store(tmp_path / "ditto").latest()[0] == 64
     imitate(squares / "wm", tmp_path / "ditto")
     assert_equal_tensors(tmp_path / "ditto" / "policy.safetensors", agent / "policy.safetensors")
