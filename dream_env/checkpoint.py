@@ -93,12 +93,15 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; the folder {path.parent} is not complete, make it again")
     try:
-        return safetensors.torch.load_file(path, device=str(device))
+        loaded = safetensors.torch.load_file(path, device=str(device))
     except safetensors.SafetensorError as error:
         size = path.stat().st_size
         raise CheckpointError(
             f"{path} is damaged or cut short ({size} bytes; {error}); copy it again, or make the folder again"
         ) from error
+    # Copied to memory of their own: where in a file a tensor begins decides on its alignment, and matrix products of numbers
+    # that are aligned differently differ in the last bit, so that a resumed run would not equal an unbroken one.
+    return {name: tensor.clone() for name, tensor in loaded.items()}
 
 
 # ------------------------------------------------------------------------------------------------------ configurations

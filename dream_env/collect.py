@@ -2,7 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import re
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -138,7 +141,8 @@ def _play(config: CollectConfig, expert: Expert | Act | None, todo: list[int]) -
         return
     # Spawned rather than forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(config.workers, max(1, len(todo))), mp_context=context) as pool:
+    count = min(config.workers, max(1, len(todo)))
+    with ProcessPoolExecutor(count, context, initializer=_leave_with_parent, initargs=(os.getpid(),)) as pool:
         games = [pool.submit(_play_in_worker, config, index) for index in todo]
         try:
             for game in as_completed(games):
@@ -167,6 +171,17 @@ class _Player:
         path = unfinished_folder(self.config.dataset_id) / f"episode_{index:05d}.hdf5"
         write_episode(path, episode, self.env)
         return float(np.sum(episode.rewards)), len(episode)
+
+
+def _leave_with_parent(parent: int) -> None:
+    """Let a worker end soon after a killed parent; left alone it would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @lru_cache(maxsize=1)

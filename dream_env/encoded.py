@@ -5,7 +5,7 @@ Encoded once after ``fit`` and kept beside the weights, so that a dream needs th
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from dream_env.checkpoint import read_tensors, write_tensors
 from dream_env.demos import Demos
-from dream_env.errors import CheckpointError, DatasetError
+from dream_env.errors import CheckpointError, DatasetError, SpaceError
 from dream_env.latent import Latent
+from dream_env.spaces import ObservationKey
 from dream_env.world_model import WorldModel
 
 Split = Literal["train", "held_out"]
@@ -133,7 +134,17 @@ def encode(
     """Run the filter along every episode, many episodes side by side, and keep the (sampled) posterior states.
 
     ``chunk`` steps of up to ``episodes`` episodes are in memory at a time.
+
+    Raises:
+        SpaceError: if the demonstrations' spaces are not those the model was fitted on.
     """
+    theirs = (demos.observation_spec.keys, demos.action_spec.space)
+    ours = (world_model.observation_spec.keys, world_model.action_spec.space)
+    if theirs != ours:
+        raise SpaceError(
+            f"the dataset {demos.source.dataset!r} does not fit the world model (fitted on {world_model.source.dataset!r}): "
+            f"it has {_described(*theirs)}, the model takes {_described(*ours)}"
+        )
     device = world_model.device
     generator = torch.Generator(device=device).manual_seed(seed)
     parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = [([], [], torch.empty(0))] * demos.num_episodes
@@ -150,6 +161,10 @@ def encode(
         world_model.config.rssm.classes if world_model.config.rssm.latent == "categorical" else 0,
         torch.as_tensor(demos.indices, dtype=torch.int64),
     )
+
+
+def _described(keys: tuple[ObservationKey, ...], action: Any) -> str:
+    return f"{', '.join(f'{key.kind} {key.name!r} {key.shape}' for key in keys)} and actions of {action}"
 
 
 def _encode_group(

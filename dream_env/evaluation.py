@@ -38,7 +38,6 @@ from dream_env.tables import rich_table
 from dream_env.video import agent_video
 from dream_env.world_model import WorldModel, WorldModelConfig
 
-
 SNAPSHOT_SEED = 1_000
 """How far from the evaluation's seeds those of the snapshots' games lie."""
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from dream_env.spaces import ObservationConfig
 from dream_env.stages import FitStage, ImitateStage, fit_stage, imitate_stage
 from dream_env.world_model import WorldModelConfig
 
-WITHOUT_CLOCK = ("minutes",)
+OUT = Path("out")
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +52,14 @@ def fit(out, **changes):
 
 
 def imitate(wm, out, reward="ditto", **changes):
-    stage = ImitateStage(wm, out, steps=96, num_envs=4, horizon=5, snapshots=2)
+    stage = ImitateStage(wm, out, steps=120, num_envs=4, horizon=5, snapshots=2)
     learner = load_learner(
-        "ppo", n_steps=8, minibatches=2, epochs=1, net_arch=(8,), warm_start="bc", warm_start_updates=3
+        "ppo", n_steps=10, minibatches=2, epochs=1, net_arch=(8,), warm_start="bc", warm_start_updates=3
     )
     return imitate_stage(replace(stage, **changes), reward, learner, progress=False)
 
 
-def stop_at(monkeypatch, index, count, every_save=True):
+def stop_at(monkeypatch, index, count):
     """Ctrl-C as soon as metrics of ``count`` are logged, with everything saved until then."""
     add = MetricsLog.add
 
@@ -68,7 +69,7 @@ def stop_at(monkeypatch, index, count, every_save=True):
         add(self, metrics)
 
     monkeypatch.setattr(MetricsLog, "add", stopping)
-    monkeypatch.setattr(Store, "due", lambda self: every_save)
+    monkeypatch.setattr(Store, "due", lambda self: True)
 
 
 def never(*args, **kwargs):
@@ -76,7 +77,7 @@ def never(*args, **kwargs):
 
 
 def numbers(path):
-    return [{name: x for name, x in row.items() if name not in WITHOUT_CLOCK} for row in read_metrics(path)]
+    return [{name: x for name, x in row.items() if name != "minutes"} for row in read_metrics(path)]
 
 
 def assert_equal_tensors(one, other):
@@ -206,13 +207,13 @@ def test_further_recordings_of_other_spaces_leave_no_folder_behind(tmp_path):
 
 
 def test_a_preset_sets_every_size():
-    stage = FitStage.of("paper", "a/b-v0", "out")
+    stage = FitStage.of("paper", "a/b-v0", OUT)
     assert stage.model == WorldModelConfig.paper()
     assert stage.train == FitConfig.paper()
     assert stage.observation == ObservationConfig.paper()
-    assert FitStage.of("small", "a/b-v0", "out") == FitStage("a/b-v0", "out")
-    with pytest.raises(ConfigError, match="no preset 'papr'. Did you mean \"paper\""):
-        FitStage.of("papr", "a/b-v0", "out")
+    assert FitStage.of("small", "a/b-v0", OUT) == FitStage("a/b-v0", OUT)
+    with pytest.raises(ConfigError, match=r"no preset 'papr'\. Did you mean .paper."):
+        FitStage.of("papr", "a/b-v0", OUT)
 
 
 # -------------------------------------------------------------------------------------------------------------- imitate
@@ -235,14 +236,14 @@ def test_imitate_leaves_an_agent_and_its_curves(squares, agent):
     frames = np.zeros((3, 16, 16), np.uint8)
     assert loaded.predict(frames)[0].shape == (3,)
     rows = read_metrics(agent / "metrics.csv")
-    assert [row["steps"] for row in rows] == [0, 32, 64, 96]
+    assert [row["steps"] for row in rows] == [0, 40, 80, 120]
     # Looked at where half the steps are first passed, and at both ends.
-    assert [row["steps"] for row in rows if "latent_distance" in row] == [0, 64, 96]
-    assert [path.stem for path in sorted((agent / "snapshots").iterdir())] == ["000000000", "000000064", "000000096"]
+    assert [row["steps"] for row in rows if "latent_distance" in row] == [0, 80, 120]
+    assert [path.stem for path in sorted((agent / "snapshots").iterdir())] == ["000000000", "000000080", "000000120"]
     assert len(read_metrics(agent / "reward_by_step.csv")) == 5
     meta = read_json(agent / "meta.json")
     assert meta["reward"]["class"] == "dream_env.plugins.ditto:Ditto"
-    assert (meta["options"]["warm_start"], meta["demos"], meta["steps"]) == ("bc", 3, 96)
+    assert (meta["options"]["warm_start"], meta["demos"], meta["steps"]) == ("bc", 3, 120)
     assert not json.loads((agent / "config.json").read_text())["world_model"].startswith("/")
 
 
@@ -255,10 +256,10 @@ def test_an_imitation_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_do
     squares, agent, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        stop_at(patch, "steps", 64)
+        stop_at(patch, "steps", 80)
         with pytest.raises(KeyboardInterrupt):
             imitate(squares / "wm", tmp_path / "ditto")
-    assert Store(tmp_path / "ditto").latest()[0] == 64
+    assert Store(tmp_path / "ditto").latest()[0] == 80
     imitate(squares / "wm", tmp_path / "ditto")
     assert_equal_tensors(tmp_path / "ditto" / "policy.safetensors", agent / "policy.safetensors")
     assert numbers(tmp_path / "ditto" / "metrics.csv") == numbers(agent / "metrics.csv")
@@ -270,7 +271,7 @@ def test_an_imitation_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_do
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 128}, "steps is 96 there and 128 here"),
+        ({"steps": 160}, "steps is 120 there and 160 here"),
         ({"reward": load_reward("ditto", space="both")}, "reward.space is 'h' there and 'both' here"),
         ({"seed": 1}, "seed is 0 there and 1 here"),
     ],
@@ -296,6 +297,6 @@ def test_what_cannot_be_imitated_leaves_no_folder_behind(squares, tmp_path, chan
 
 
 def test_an_agent_remembers_how_many_games_it_imitated(squares, tmp_path):
-    imitate(squares / "wm", tmp_path / "one", demos=1, snapshots=0, steps=32)
+    imitate(squares / "wm", tmp_path / "one", demos=1, snapshots=0, steps=40)
     assert read_json(tmp_path / "one" / "meta.json")["demos"] == 1
     assert not (tmp_path / "one" / "snapshots").exists()
