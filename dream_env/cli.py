@@ -63,7 +63,8 @@ def _collect(words: list[str]) -> None:
 
 
 def _fit(words: list[str]) -> None:
-    default = FitStage.of(_peek(words, "--preset", "small"), tyro.MISSING, tyro.MISSING)
+    default = FitStage.of(_peek(words, "--preset", "small"), "", Path())
+    vars(default).update(dataset=tyro.MISSING, out=tyro.MISSING)  # no preset has these: they stay required
     print(f"world model: {fit_stage(_parse(FitStage, 'fit', words, default))}")
 
 

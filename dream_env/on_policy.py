@@ -219,10 +219,7 @@ class SB3Policy(Policy):
 
 def resolve_learner(name: str, **options: Any) -> Learner:
     """A learner by name, or by ``module:Class``: a ``Learner``, or any SB3 on-policy algorithm."""
-    if ":" in name:
-        cls: object = find("learners", name)
-        if isinstance(cls, type) and issubclass(cls, Learner):
-            return load_learner(name, **options)
+    if ":" in name and not issubclass(find("learners", name), Learner):
         _algorithm(name)
         return OnPolicyLearner(algorithm=name, **options)
     return load_learner(name, **options)

@@ -241,9 +241,11 @@ def _distribution(point: metadata.EntryPoint) -> str:
 def _import(name: str, target: str) -> type[Any]:
     module, _, attribute = target.partition(":")
     try:
-        found: type[Any] = getattr(importlib.import_module(module), attribute)
+        found: object = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a plug-in's import may fail in any way
         raise PluginError(
             f"plug-in {name!r} could not be imported from {target}: {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(found, type):
+        raise PluginError(f"plug-in {name!r} is {found!r} in {target}; expected a class")
     return found

@@ -30,7 +30,7 @@ def progress_bar(what: str, total: int, unit: str, *, start: int = 0, enabled: b
     with Progress(*columns, console=console, disable=not enabled) as progress:
         task = progress.add_task(what, total=total, completed=start, shown="")
 
-        def advance(done: int, **shown: float) -> None:
+        def advance(done: int | float, **shown: float) -> None:
             numbers = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
             progress.update(task, completed=done, shown=numbers)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from dream_env.collect import CollectConfig, collect
+from dream_env.environments import environment_id
 from dream_env.evaluation import EvaluateStage, evaluate_stage
 from dream_env.on_policy import resolve_learner
 from dream_env.report import report
@@ -60,7 +61,7 @@ class RunConfig:
     """Where to train: cpu, cuda, cuda:1 …"""
 
 
-PLAYFIELD = {"pong": (10, 60, 0, 64), "breakout": (10, 64, 0, 64)}
+PLAYFIELD = {"ALE/Pong-v5": (10, 60, 0, 64), "ALE/Breakout-v5": (10, 64, 0, 64)}
 """Rows and columns of the 64 × 64 recordings without the score, which an expert's games show so little of that a model
 meets most of its digits for the first time when its agent plays."""
 
@@ -74,7 +75,9 @@ QUICK = {"episodes": 4, "clumsy": 2, "updates": 300, "steps": 100_000, "eval_epi
 def run(config: RunConfig, *, progress: bool = True) -> Path:
     """Every stage in turn; each is skipped if its folder is finished already."""
     if config.quick:
-        config = replace(config, **QUICK)  # type: ignore[arg-type]
+        usual = RunConfig(config.game, config.out)  # what was asked for by a flag of its own stays
+        changes = {name: value for name, value in QUICK.items() if getattr(config, name) == getattr(usual, name)}
+        config = replace(config, **changes)  # type: ignore[arg-type]
     game, out = config.game, config.out
     name = "slips-quick-v0" if config.quick else "slips-v0"
     dataset = config.dataset or f"dream/{game}/{name}"
@@ -100,7 +103,7 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
         collect(clumsy, progress=progress)
         fit = replace(fit, also=(clumsy.dataset,))
     train = replace(fit.train, seed=config.seed, updates=config.updates or fit.train.updates)
-    observation = replace(fit.observation, crop=PLAYFIELD.get(game))
+    observation = replace(fit.observation, crop=PLAYFIELD.get(environment_id(game)))
     wm = fit_stage(replace(fit, train=train, observation=observation, device=config.device), progress=progress)
     learner = resolve_learner(config.learner, warm_start=config.warm_start, anchor=config.anchor)
     agent = imitate_stage(
