@@ -134,13 +134,17 @@ class SB3VecEnv(VecEnv):
 
 
 class StandardizedReward(VecEnvWrapper):
-    """Rewards standardised for each step index by itself: ``(rₜ − μₜ) / (σₜ + ε)`` with running statistics.
+    """Rewards standardised for each step index by itself: ``c (rₜ − μₜ) / (σₜ + ε)`` with running statistics, c = ``SCALE``.
 
     Imitation rewards fall along a dream whatever the policy does, since the model's own noise adds up, and their spread at
-    one step is a hundredth of their size. An actor-critic has to find that spread; here it is of size one. Subtracting a
+    one step is a hundredth of their size. An actor-critic has to find that spread; here it is always the same. Subtracting a
     number that depends on the step alone changes no optimal policy in dreams of a fixed length.
     """
 
+    SCALE = 0.1
+    """What a reward of one standard deviation becomes. Rewards of a dream hang together, so returns over a horizon are about
+    ten times as large; with returns of size one the critic's gradient does not crowd out the actor's, whose norm SB3 clips
+    together with it."""
     RATE = 0.01
     """Weight of the newest batch in the running statistics, once there have been a hundred."""
 
@@ -166,7 +170,7 @@ class StandardizedReward(VecEnvWrapper):
             self.dream.bootstrap = bootstrap
         self._update(rewards)
         spread = np.sqrt(np.maximum(self._square - self._mean**2, 0.0)) + 1e-6
-        rewards = ((rewards - self._mean[self._step]) / spread[self._step]).astype(np.float32)
+        rewards = (self.SCALE * (rewards - self._mean[self._step]) / spread[self._step]).astype(np.float32)
         if bootstrap is not None and dones.any():
             where = np.flatnonzero([info.get("TimeLimit.truncated", False) for info in infos])
             if len(where):
