@@ -46,7 +46,7 @@ class OnPolicyLearner(Learner):
     """Hidden layers of the actor, and again of the critic."""
     activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
     """Their nonlinearity."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Step size of the optimiser."""
     n_steps: int = 15
     """Dream steps that each dream makes between two updates; one horizon by default."""

@@ -41,7 +41,7 @@ class RunConfig:
     """Processes that play while recording."""
     updates: int | None = None
     """Gradient steps of the world model; the preset's unless given."""
-    steps: int = 2_000_000
+    steps: int = 3_000_000
     """Dream steps to learn from."""
     reward: str = "ditto"
     """Reward plug-in."""
@@ -49,7 +49,7 @@ class RunConfig:
     """Learner plug-in."""
     warm_start: str = "bc"
     """bc starts the policy from one cloned in the expert's latents; none starts at random (see the results of both)."""
-    anchor: int = 8
+    anchor: int = 4
     """Cloning steps between two updates of the learner, so that it does not drift from the expert; 0 for none."""
     eval_episodes: int = 20
     """Real games for each row of the final table."""
