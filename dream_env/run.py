@@ -41,7 +41,7 @@ class RunConfig:
     """Processes that play while recording."""
     updates: int | None = None
     """Gradient steps of the world model; the preset's unless given."""
-    steps: int = 3_000_000
+    steps: int = 1_000_000
     """Dream steps to learn from."""
     reward: str = "ditto"
     """Reward plug-in."""
