@@ -91,12 +91,15 @@ class UpConv(nn.ConvTranspose2d):
     def __init__(self, width_in: int, width_out: int, kernel_size: int) -> None:
         super().__init__(width_in, width_out, kernel_size, stride=2)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch in height width"], output_size: list[int] | None = None
+    ) -> Float[Tensor, "batch out height_out width_out"]:
         if x.device.type != "cpu":
             return super().forward(x, output_size)
         assert self.bias is not None
         # Under autocast x is in half precision already; inside the function nothing would cast for the way back.
-        image: Tensor = _SubPixel.apply(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        image: Tensor = _SubPixel.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return image
 
 

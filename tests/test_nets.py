@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dream_env.nets import ConvDecoder, ConvEncoder, EnsembleMLP, FlatDecoder, FlatEncoder, NormGRUCell, mlp
+from dream_env.nets import ConvDecoder, ConvEncoder, EnsembleMLP, FlatDecoder, FlatEncoder, NormGRUCell, UpConv, mlp
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,34 @@ def test_the_decoders_first_product_is_a_transposed_convolution_of_one_pixel():
     feat = torch.randn(6, 7)
     expected = decoder.layers(convolution(decoder.project(feat)[..., None, None]))
     torch.testing.assert_close(decoder(feat), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "side"), [(5, 5), (6, 13)])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_up_convolution_is_a_transposed_convolution(kernel, side, precision):
+    up = UpConv(4, 3, kernel)
+    plain = nn.ConvTranspose2d(4, 3, kernel, stride=2)
+    plain.load_state_dict(up.state_dict())
+    image = torch.randn(2, 4, side, side).to(memory_format=torch.channels_last)
+    results = []
+    for layer in (up, plain):
+        x = image.clone().requires_grad_()
+        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+            y = layer(x.to(precision))
+        y.float().square().sum().backward()
+        results.append((y, x.grad, layer.weight.grad, layer.bias.grad))
+    tolerance = 1e-4 if precision == torch.float32 else 3e-2
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert (ours - theirs).norm() <= tolerance * theirs.norm()
+
+
+def test_a_picture_of_one_channel_goes_through_the_encoder_channels_last():
+    seen = []
+    encoder = ConvEncoder(1, 2, "elu")
+    encoder.layers[0].register_forward_hook(lambda _module, _args, output: seen.append(output))
+    encoder(torch.randn(3, 1, 64, 64))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_plain_nets_flatten_pictures_and_shape_them_again():

@@ -7,9 +7,11 @@ Both are measured in turns, in CPU seconds of one thread, so that a busy neighbo
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+from speed_rows import SpeedRow, append
 
 from dream_env.env import DreamEnv
 from dream_env.testing import tiny_expert, tiny_world_model
@@ -17,11 +19,12 @@ from dream_env.world_model import WorldModelConfig
 
 
 def main() -> None:
-    """Print milliseconds a step and the overhead."""
+    """Print milliseconds a step and the overhead, and with ``--out`` append latent steps a CPU second."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-envs", type=int, default=512)
     parser.add_argument("--preset", choices=["small", "paper"], default="small")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, help="result file to append to; its ratio is to the bare step")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = WorldModelConfig.small() if arguments.preset == "small" else WorldModelConfig.paper()
@@ -54,6 +57,12 @@ def main() -> None:
     ratios = [d / b for b, d in zip(seconds["bare"][1:], seconds["dream"][1:], strict=True)]
     print(f"imagine_step {1e3 * plain:.2f} ms, DreamEnv.step {1e3 * whole:.2f} ms, {arguments.num_envs} dreams")
     print(f"overhead {100 * (statistics.median(ratios) - 1):.1f} % (median of {len(ratios)} rounds)")
+    loop, size = "dream step (latent steps)", f"{arguments.preset} preset's RSSM, {arguments.num_envs} dreams"
+    rows = [
+        SpeedRow(loop, size, "bare imagine_step", arguments.num_envs / plain, 1.0),
+        SpeedRow(loop, size, "DreamEnv.step + reward", arguments.num_envs / whole, 1 / statistics.median(ratios)),
+    ]
+    append(rows, arguments.out)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class SpeedRow:
 def append(rows: list[SpeedRow], path: Path | None) -> None:
     """Show the rows, and add them to a result file if one is given."""
     for row in rows:
-        ratio = "" if row.ratio_to_best_peer is None else f"   {row.ratio_to_best_peer:.2f} x the peer"
+        ratio = "" if row.ratio_to_best_peer is None else f"   ratio {row.ratio_to_best_peer:.2f}"
         print(f"{row.loop:40s} {row.size:36s} {row.system:28s} {row.units_per_cpu_second:>10,.0f}{ratio}")
     if path is None:
         return
