@@ -18,7 +18,7 @@ def speed_table() -> str:
     """``speed.csv`` as Markdown, one line a system."""
     with (RESULTS / "speed.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    head = ("loop", "size", "system", "per CPU second", "ratio to the best peer")
+    head = ("loop", "size", "system", "per CPU second, or MiB", "ratio to the best peer")
     lines = [
         (
             row["loop"],
