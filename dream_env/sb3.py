@@ -129,7 +129,7 @@ class SB3VecEnv(VecEnv):
         return [result for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
-        """Whether the vector environment is wrapped; ``Monitor`` counts, since episode statistics are given."""
+        """Never: there is no wrapper around a single sub-environment, which are all one object."""
         return [False for _ in self._get_indices(indices)]
 
 
