@@ -5,6 +5,7 @@
     ~/.cache/dream-env/datasets/pong/scripted-v0/1f0c…-93ab…/       what was asked for, then what the data were
         obs.image.npy      (rows, 64, 64, 1) uint8      an episode of T steps takes T + 1 rows
         action_tm1.npy     (rows,) int64                the action that led to the row, 0 on an episode's first
+        slip_tm1.npy       (rows,) bool                 whether that was an accident of the expert's
         statistics.….npy   mean and std of each key over all rows, (2, ...) float32
         meta.json          spaces, lengths, returns, terminations; written last
 
@@ -32,7 +33,7 @@ from dream_env.progress import progress_bar
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec, Statistics
 from dream_env.streaming import ArrayWriter, Moments
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the layout changes; caches of another format are built again."""
 _ABANDONED_SECONDS = 24 * 3600
 """Temporary folders older than this belong to nobody."""
@@ -45,6 +46,7 @@ class Converted:
     meta: dict[str, Any]
     obs: dict[str, np.ndarray]
     action_tm1: np.ndarray
+    slip_tm1: np.ndarray
     statistics: Statistics
 
 
@@ -94,7 +96,7 @@ def _open(folder: Path) -> Converted | None:
         for name, file in meta["obs"].items():
             mean, std = np.load(folder / f"statistics.{file}.npy")
             statistics[name] = (mean, std)
-        return Converted(meta, obs, arrays["action_tm1"], statistics)
+        return Converted(meta, obs, arrays["action_tm1"], arrays["slip_tm1"], statistics)
     except (OSError, ValueError, KeyError, EOFError, TypeError):  # missing, truncated or garbled: build it again
         return None
 
@@ -144,6 +146,7 @@ def _convert(dataset: Dataset, config: ObservationConfig, folder: Path, progress
         files[key.name]: (key.shape, np.uint8 if key.kind == "image" else np.float32) for key in spec.keys
     }
     layout["action_tm1"] = (action_spec.space.shape or (), np.int64 if action_spec.discrete else np.float32)
+    layout["slip_tm1"] = ((), np.bool_)
     moments = {key.name: Moments(key.shape) for key in spec.keys}
     lengths: list[int] = []
     returns: list[float] = []
@@ -163,6 +166,7 @@ def _convert(dataset: Dataset, config: ObservationConfig, folder: Path, progress
                 writers[files[name]].append(array)
                 moments[name].add(array)
             writers["action_tm1"].append(action_tm1)
+            writers["slip_tm1"].append(np.concatenate([[False], episode.slip]))
             lengths.append(len(action_tm1) - 1)
             returns.append(float(episode.rewards.sum()))
             terminated.append(episode.terminated)

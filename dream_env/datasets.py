@@ -15,6 +15,8 @@ import numpy as np
 
 from dream_env.errors import DatasetError, nearest
 
+SLIP = "slip"
+"""Key among a dataset's infos: true where the action that led there was none of the expert's choice."""
 _LAYOUT = frozenset(("data_format", "dataset_id", "dataset_size", "total_episodes", "total_steps"))
 _ELSEWHERE = frozenset(("action_space", "observation_space", "env_spec", "author_email"))
 """Metadata that says how the data are laid out, or is kept elsewhere or nowhere; the rest says how they were made."""
@@ -32,6 +34,8 @@ class RawEpisode:
     """(T,)."""
     terminated: bool
     """Whether the last observation ended the episode for good, rather than cut it off."""
+    slip: np.ndarray
+    """(T,) bool, true where the action was an accident; all false unless the dataset says so."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Dataset:
                 episode.actions,
                 np.asarray(episode.rewards, dtype=np.float64),
                 bool(len(terminations) and terminations[-1]),
+                _slips(episode),
             )
         except Exception as error:  # h5py, pyarrow and Pillow have an error class for every kind of broken file
             raise self.damaged(f"episode {index} cannot be read ({_cause(error)})") from error
@@ -224,6 +229,17 @@ def _check_id(name: str) -> None:
 def _without_remote(name: str) -> str:
     # hf://user/namespace/name-v0: the part before the id says where to fetch it from.
     return name.split("://", 1)[1].split("/", 1)[-1] if "://" in name else name
+
+
+def _slips(episode: Any) -> np.ndarray:
+    recorded = (episode.infos or {}).get(SLIP)
+    steps = len(episode.rewards)
+    if recorded is None:
+        return np.zeros(steps, dtype=bool)
+    slip: np.ndarray = np.asarray(recorded, dtype=bool)[-steps:]  # infos come with the reset's before them
+    if slip.shape != (steps,):
+        raise ValueError(f"{len(slip)} infos {SLIP!r} for {steps} steps")
+    return slip
 
 
 def _cause(error: Exception) -> str:

@@ -66,6 +66,8 @@ class Episode:
     """Packed observations, (T + 1, ...)."""
     action_t: np.ndarray
     """Action taken at each of the first T rows, (T, ...)."""
+    slip_t: np.ndarray
+    """Whether that was an accident, none of the expert's choice, (T,) bool."""
     is_terminal: np.ndarray
     """(T + 1,) bool; true at most on the last row."""
 
@@ -177,7 +179,10 @@ class Demos:
         is_terminal[-1] = self._terminated[index]
         rows = slice(first, first + steps + 1)
         return Episode(
-            {name: x[rows] for name, x in self._data.obs.items()}, self._data.action_tm1[rows][1:], is_terminal
+            {name: x[rows] for name, x in self._data.obs.items()},
+            self._data.action_tm1[rows][1:],
+            self._data.slip_tm1[rows][1:],
+            is_terminal,
         )
 
     def windows(self, length: int) -> int:

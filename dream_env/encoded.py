@@ -26,16 +26,27 @@ Split = Literal["train", "held_out"]
 class EncodedDemos:
     """Latents and actions of whole episodes, compact: ``h`` in half precision, categorical ``z`` as class numbers.
 
+    Steps that the recording calls a slip (an accident, no choice of the expert's) are here like all others, since later
+    states follow from them, but no window and no row to clone holds one: nobody should imitate them.
+
     Episodes lie one after another: an episode of T steps takes T + 1 rows, and ``actions(row)`` is what the expert did
     there (zero on an episode's last row, where nothing was done).
     """
 
     def __init__(
-        self, deter: Tensor, stoch: Tensor, action: Tensor, lengths: Tensor, classes: int, indices: Tensor
+        self,
+        deter: Tensor,
+        stoch: Tensor,
+        action: Tensor,
+        lengths: Tensor,
+        classes: int,
+        indices: Tensor,
+        slip: Tensor | None = None,
     ) -> None:
         self._deter = deter  # (rows, deter) float16
         self._stoch = stoch  # (rows, groups) uint8 class numbers, or (rows, dims) float16 if classes == 0
         self._action = action  # (rows,) int64 or (rows, *box) float32
+        self._slip = torch.zeros(len(action), dtype=torch.bool, device=action.device) if slip is None else slip
         self._classes = classes
         self._one_hot = torch.eye(classes, device=deter.device)
         self.lengths = lengths  # (E,) steps
@@ -71,10 +82,10 @@ class EncodedDemos:
         return self._action.index_select(0, rows.flatten()).reshape(*rows.shape, *self._action.shape[1:])
 
     def windows(self, horizon: int) -> Int[Tensor, " windows"]:
-        """Every row from which ``horizon`` steps stay inside one episode.
+        """Every row from which ``horizon`` steps stay inside one episode and none of them is a slip.
 
         Raises:
-            DatasetError: if the horizon is longer than the shortest episode.
+            DatasetError: if the horizon is longer than the shortest episode, or than the expert ever goes without a slip.
         """
         shortest = int(self.lengths.argmin())
         if horizon > int(self.lengths[shortest]):
@@ -86,7 +97,15 @@ class EncodedDemos:
             torch.arange(int(first), int(first + length) - horizon + 1)
             for first, length in zip(self._first_row[:-1], self.lengths, strict=True)
         ]
-        return torch.cat(starts).to(self.device)
+        rows = torch.cat(starts).to(self.device)
+        slips_before = F.pad(self._slip.long().cumsum(0), (1, 0))
+        clean: Tensor = rows[slips_before[rows] == slips_before[rows + horizon]]
+        if not len(clean):
+            raise DatasetError(
+                f"nowhere in {self.num_episodes} episodes does the expert go {horizon} steps without a slip; take a "
+                f"shorter horizon, or record with fewer slips"
+            )
+        return clean
 
     def step_rows(self) -> Int[Tensor, " steps"]:
         """Every row at which the expert acted."""
@@ -105,19 +124,19 @@ class EncodedDemos:
         rows = rows.to(self.device)
         return EncodedDemos(
             self._deter[rows], self._stoch[rows], self._action[rows],
-            self.lengths[chosen], self._classes, self.indices[chosen],
+            self.lengths[chosen], self._classes, self.indices[chosen], self._slip[rows],
         )  # fmt: skip
 
     def to(self, device: str | torch.device) -> "EncodedDemos":
         """The same on another device."""
-        moved = [x.to(device) for x in (self._deter, self._stoch, self._action)]
-        return EncodedDemos(moved[0], moved[1], moved[2], self.lengths, self._classes, self.indices)
+        deter, stoch, action, slip = (x.to(device) for x in (self._deter, self._stoch, self._action, self._slip))
+        return EncodedDemos(deter, stoch, action, self.lengths, self._classes, self.indices, slip)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything, by name."""
         return {
             "deter": self._deter, "stoch": self._stoch, "action": self._action, "lengths": self.lengths,
-            "indices": self.indices, "classes": torch.tensor(self._classes),
+            "indices": self.indices, "classes": torch.tensor(self._classes), "slip": self._slip,
         }  # fmt: skip
 
     @classmethod
@@ -160,6 +179,9 @@ def encode(
         torch.as_tensor(demos.lengths, dtype=torch.int64),
         world_model.config.rssm.classes if world_model.config.rssm.latent == "categorical" else 0,
         torch.as_tensor(demos.indices, dtype=torch.int64),
+        torch.cat([torch.as_tensor(np.append(demos.episode(e).slip_t, False)) for e in range(demos.num_episodes)]).to(
+            device
+        ),
     )
 
 

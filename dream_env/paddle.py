@@ -19,15 +19,6 @@ PLANS = {
     steps: np.array(list(itertools.product((0, -1, 1), repeat=steps))) for steps in range(1, LOOKAHEAD + 1)
 }  # fmt: skip
 """Every sequence of movements (−1, 0, 1 along the paddle's axis) of so many steps, (3^steps, steps)."""
-_EFFORT = 0.05
-"""Cost of moving in one step of a plan: of two plans that meet the ball alike, the calmer is taken."""
-_LATE = 0.2
-"""Cost of moving, for each step that it comes later: the paddle then stands still when the ball arrives, which is the
-more robust and the easier thing to imitate. In games with 5 % random actions it raised the score from 18.3 to
-19.8."""
-FAR = 44
-"""Frames before the ball arrives from which on there is always time to come back from anywhere: exploring is
-harmless."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +68,18 @@ class PaddleExpert(ABC):
     """Probability of a random movement in any step, harm or not: costs points, and shows what the world does after a
     slip."""
     lapse: float = 0.0
-    """Probability in any step that it loses its head: for up to ``LAPSE_STEPS`` steps it holds one random movement. Loses
-    games; such recordings are for a world model to learn from, not for anybody to imitate."""
+    """Probability in any step that it loses its head: for up to ``LAPSE_STEPS`` steps it holds one random movement. Costs
+    points, and shows how it recovers: an expert that never loses a ball shows nobody what follows a lost ball."""
+    slip: bool = field(default=False, init=False, repr=False)
+    """Whether the last action was no choice of the expert's, but of ``noise`` or in a ``lapse``."""
 
-    LAPSE_STEPS = 40
+    EFFORT = 0.05
+    """Cost of moving in one step of a plan: of two plans that meet the ball alike, the calmer is taken."""
+    LATE = 0.0
+    """Cost of moving, for each step that it comes later: the paddle then stands still when the ball arrives."""
+    TEMPERATURE = 0.0
+    """Among first movements whose best plans cost ``q``, one is drawn in proportion to ``exp(-q / TEMPERATURE)``."""
+    LAPSE_STEPS = 30
 
     game = ""
     paddle = Paddle(0.0, 0.0, 0, 0, 1)
@@ -107,18 +106,17 @@ class PaddleExpert(ABC):
         }  # fmt: skip
         self._fire = meanings.index("FIRE")
         self._rng = np.random.default_rng(seed)
-        self._knob, self._position, self._lapse = 0.0, (-1, 0), (0, 0)
+        self._knob, self._position, self._lapse, self.slip = 0.0, (-1, 0), (0, 0), False
         self.begin()
 
     def __call__(self, observation: Any) -> int:
         """Choose an action from the emulator's memory; the observation is not looked at."""
         ram = self._ale.getRAM()
         move = self.choose(ram)
+        self.slip = False
         if move is None:
             return int(self._fire)
-        if self.noise and self._rng.random() < self.noise:
-            move = int(self._rng.integers(-1, 2))
-        move = self._maybe_lapse(move)
+        move = self._maybe_slip(move)
         self._resynchronise(ram)
         for _ in range(FRAME_SKIP):
             self._knob = float(self.paddle.turn(self._knob, move))
@@ -137,9 +135,13 @@ class PaddleExpert(ABC):
         """The paddle's position."""
 
     def best(self, cost: Any, plans: Any) -> int:
-        """First movement of the cheapest plan."""
-        effort = np.abs(plans) @ (_EFFORT + _LATE * np.arange(1, plans.shape[1] + 1))
-        return int(plans[np.argmin(cost + effort), 0])
+        """First movement of the cheapest plan, or of nearly the cheapest."""
+        cost = cost + np.abs(plans) @ (self.EFFORT + self.LATE * np.arange(1, plans.shape[1] + 1))
+        if not self.TEMPERATURE:
+            return int(plans[np.argmin(cost), 0])
+        cheapest = np.array([cost[plans[:, 0] == move].min() for move in (-1, 0, 1)])
+        weights = np.exp((cheapest.min() - cheapest) / self.TEMPERATURE)
+        return int(self._rng.choice(3, p=weights / weights.sum())) - 1
 
     def foresee(self, position: int, plans: Any, frames: int) -> Any:
         """Where each plan's paddle is drawn after so many frames, (plans,)."""
@@ -164,12 +166,16 @@ class PaddleExpert(ABC):
         """Now and then something else."""
         return int(self._rng.integers(-1, 2)) if self._rng.random() < self.explore else move
 
-    def _maybe_lapse(self, move: int) -> int:
+    def _maybe_slip(self, move: int) -> int:
+        if self.noise and self._rng.random() < self.noise:
+            move, self.slip = int(self._rng.integers(-1, 2)), True
         left, held = self._lapse
         if left == 0 and self.lapse and self._rng.random() < self.lapse:
             left, held = int(self._rng.integers(1, self.LAPSE_STEPS + 1)), int(self._rng.integers(-1, 2))
         self._lapse = (max(0, left - 1), held)
-        return held if left else move
+        if left:  # counted as a slip where the expert would have done the same: what is kept must not depend on it
+            move, self.slip = held, True
+        return move
 
     def _resynchronise(self, ram: Any) -> None:
         # Sticky actions are not seen here; a paddle at rest tells where the knob really is.

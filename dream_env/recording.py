@@ -23,6 +23,7 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 
+from dream_env.datasets import SLIP
 from dream_env.environments import Env, play_step, protocol
 from dream_env.errors import SpaceError
 
@@ -32,9 +33,13 @@ _CHUNK_ROWS = 64
 
 
 def play_episode(env: Env, act: Callable[[Any], Any], observation: Any, seed: int) -> EpisodeBuffer:
-    """Play from a reset environment's first ``observation`` to the end of the episode; T steps, T + 1 observations."""
+    """Play from a reset environment's first ``observation`` to the end of the episode; T steps, T + 1 observations.
+
+    Of an ``act`` with an attribute ``slip``, which says after each call whether the action was an accident, the slips
+    are recorded among the infos, as (T + 1,) bool: like any info, where the step led to.
+    """
     observations, actions, rewards = [observation], list[Any](), list[float]()
-    terminations, truncations = list[bool](), list[bool]()
+    terminations, truncations, slips = list[bool](), list[bool](), [False]
     terminated = truncated = False
     while not (terminated or truncated):
         action = act(observation)
@@ -49,9 +54,11 @@ def play_episode(env: Env, act: Callable[[Any], Any], observation: Any, seed: in
         rewards.append(reward)
         terminations.append(terminated)
         truncations.append(truncated)
+        slips.append(bool(getattr(act, SLIP, False)))
     return EpisodeBuffer(
         seed=seed, observations=_stack(observations, env.observation_space), actions=_stack(actions, env.action_space),
         rewards=rewards, terminations=terminations, truncations=truncations,
+        infos={SLIP: np.asarray(slips)} if hasattr(act, SLIP) else None,
     )  # fmt: skip
 
 

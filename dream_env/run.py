@@ -27,12 +27,13 @@ class RunConfig:
     """Minari id of the demonstrations; dream/<game>/slips-v0 unless given, and made if it is not there."""
     episodes: int = 36
     """Games to record."""
-    explore: float = 0.2
-    """Probability of a random action while the ball is far: shows many positions of the paddle, costs no points."""
-    noise: float = 0.05
+    explore: float = 0.05
+    """Probability of a random action while the ball is away: shows many positions of the paddle, costs no points."""
+    noise: float = 0.0
     """Probability of a random action in any step: shows slips and how the expert recovers, costs a few points."""
-    lapse: float = 0.003
-    """Probability in any step that a lapse of up to 40 steps begins: shows the ways back from far off, costs points."""
+    lapse: float = 0.008
+    """Probability in any step that a lapse of up to 30 steps begins: shows the ways back from far off, and what follows
+    a lost ball. Recorded as slips, which nobody imitates."""
     clumsy: int = 12
     """Further games to record with lapses in them. The world model learns from these too; nobody imitates them."""
     clumsy_lapse: float = 0.03
