@@ -1,4 +1,8 @@
-"""An agent for the real environment: the world model as a filter from observations to model states, and a policy."""
+"""An agent for the real environment: the world model as a filter from observations to model states, and a policy.
+
+A policy that observes observations (``Policy.observes``) needs no filter: of the world model the agent then uses the spec
+by which observations are packed, and the latent in its state stays where it began.
+"""
 
 import hashlib
 import json
@@ -69,9 +73,13 @@ class Agent:
         elif episode_start is None:
             episode_start = np.zeros(n, dtype=bool)
         is_first = torch.as_tensor(np.asarray(episode_start, dtype=bool))
-        state = self.filter.step(state, observation, is_first)
-        feat = state.latent.feat.float().cpu().numpy()
-        action, memory = self.policy.predict(feat, state.policy_state, np.asarray(episode_start), deterministic)
+        seen: Any
+        if self.policy.observes == "observation":
+            seen = self.world_model.observation_spec.pack(observation, batch_dims=1)
+        else:
+            state = self.filter.step(state, observation, is_first)
+            seen = state.latent.feat.float().cpu().numpy()
+        action, memory = self.policy.predict(seen, state.policy_state, np.asarray(episode_start), deterministic)
         # Copied: a policy may hand out the same buffer each time.
         action_tm1 = torch.tensor(action, dtype=state.action_tm1.dtype, device=state.action_tm1.device)
         return action, replace(state, action_tm1=action_tm1.reshape(state.action_tm1.shape), policy_state=memory)

@@ -16,9 +16,10 @@ import torch
 from gymnasium.vector.utils import batch_space
 
 from dream_env.checkpoint import write_file
+from dream_env.demos import Demos
 from dream_env.encoded import EncodedDemos
 from dream_env.env import DreamEnv
-from dream_env.errors import ConfigError
+from dream_env.errors import ConfigError, DatasetError
 from dream_env.plugin import Policy, Reward
 from dream_env.world_model import WorldModel
 
@@ -27,6 +28,59 @@ Act = Callable[[Any, int], Any]
 
 SEQUENCE = 16
 """Steps in a row on which a policy is compared with the expert, so that one with a memory has something to remember."""
+LEAD_IN = 8
+"""Steps before them that a policy of observations is shown too: the filter had the whole episode to find its state."""
+
+
+class Recorded:
+    """The recordings behind encoded demonstrations: packed observations, by the row numbers of the model states."""
+
+    def __init__(self, demos: Demos, expert: EncodedDemos) -> None:
+        """Take the expert's episodes from ``demos``, which is the whole dataset that they were encoded from.
+
+        Raises:
+            DatasetError: if it has no such episodes (any more).
+        """
+        indices, lengths = expert.indices.cpu().numpy(), expert.lengths.cpu().numpy()
+        known = dict(zip(demos.indices.tolist(), demos.lengths.tolist(), strict=True))
+        for index, length in zip(indices.tolist(), lengths.tolist(), strict=True):
+            if known.get(index) != length:
+                raise DatasetError(
+                    f"the expert's episode {index} has {length} steps, but in {demos.source.dataset!r} it has "
+                    f"{known.get(index, 'no')}: the dataset is not the one the world model was fitted to. Put that one "
+                    f"back, or fit again"
+                )
+        chosen = demos.select([demos.indices.tolist().index(index) for index in indices])
+        self._episodes = [chosen.episode(i).obs for i in range(chosen.num_episodes)]
+        ends = np.cumsum(lengths + 1)
+        self._first_row = ends - lengths - 1
+        self._ends = ends
+
+    @classmethod
+    def of(cls, world_model: WorldModel, expert: EncodedDemos) -> "Recorded":
+        """Find the dataset that the world model was fitted to, prepared as the model takes it."""
+        return cls(Demos.load(world_model.source.dataset, world_model.observation_spec.config), expert)
+
+    def at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The packed observations at rows of any shape, (*shape, ...) a key."""
+        episode = np.searchsorted(self._ends, rows, side="right")
+        step = rows - self._first_row[episode]
+        packed = {
+            name: np.empty((*rows.shape, *array.shape[1:]), array.dtype) for name, array in self._episodes[0].items()
+        }
+        for e in np.unique(episode):  # mapped arrays, one an episode
+            here = episode == e
+            for name, array in packed.items():
+                array[here] = self._episodes[e][name][step[here]]
+        return packed
+
+    def stacked(self, rows: np.ndarray, stack: int) -> dict[str, np.ndarray]:
+        """The last ``stack`` observations up to each of some rows, (N, stack, ...), oldest first.
+
+        Before an episode's first observation there are copies of it.
+        """
+        first = self._first_row[np.searchsorted(self._ends, rows, side="right")]
+        return self.at(np.maximum(rows[:, None] - np.arange(stack)[::-1], first[:, None]))
 
 
 def latent_distance(
@@ -47,21 +101,47 @@ def latent_distance(
 
 
 def action_agreement(
-    policy: Policy, expert: EncodedDemos, *, sequences: int = 256, deterministic: bool = True
+    policy: Policy,
+    expert: EncodedDemos,
+    *,
+    recorded: Recorded | None = None,
+    sequences: int = 256,
+    deterministic: bool = True,
 ) -> float:
     """How far the policy does as the expert did in the expert's own states.
 
     Discrete actions: the fraction of equal ones, 1 is perfect. Box: the mean squared difference, in the environment's
     own units squared, 0 is perfect.
+
+    Args:
+        policy: what acts.
+        expert: demonstrations to compare with; best those that were held out.
+        recorded: their recordings, which a policy of observations is shown.
+        sequences: most sequences of up to ``SEQUENCE`` steps, evenly spread.
+        deterministic: compare the policy's likeliest actions, else sampled ones.
     """
-    length = min(SEQUENCE, int(expert.lengths.min()))
-    starts = expert.windows(length)
+    if policy.observes == "observation" and recorded is None:
+        raise ConfigError(
+            "this policy observes observations, and encoded demonstrations have none; pass "
+            "recorded=Recorded.of(world_model, expert)"
+        )
+    shortest = int(expert.lengths.min())
+    lead_in = min(LEAD_IN, shortest - 1) if policy.observes == "observation" else 0
+    length = min(SEQUENCE, shortest - lead_in)
+    starts = expert.windows(lead_in + length)
     chosen = starts[torch.linspace(0, len(starts) - 1, min(sequences, len(starts))).long()]
     state, scores = None, []
     begin = np.ones(len(chosen), dtype=bool)
-    for step in range(length):
-        feat = expert.latents(chosen + step).feat.cpu().numpy()
-        action, state = policy.predict(feat, state, begin if step == 0 else ~begin, deterministic)
+    for step in range(lead_in + length):
+        seen: Any
+        if policy.observes == "observation":
+            assert recorded is not None
+            seen = recorded.at((chosen + step).cpu().numpy())
+        else:
+            seen = expert.latents(chosen + step).feat.cpu().numpy()
+        action, state = policy.predict(seen, state, begin if step == 0 else ~begin, deterministic)
+        if step < lead_in:
+            continue
         theirs = expert.actions(chosen + step).cpu()
         if not theirs.is_floating_point():
             scores.append((torch.as_tensor(action) == theirs).double().mean())

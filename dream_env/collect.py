@@ -43,7 +43,8 @@ class CollectConfig:
     episodes: int = 20
     """Games to record."""
     expert: str = "scripted"
-    """scripted, random, an SB3 .zip, a hub id (sb3/ppo-PongNoFrameskip-v4), or module:function."""
+    """scripted (Pong, Breakout), planner (any Atari game: tries actions in the emulator, sees no pictures; 5 to 10 steps a
+    second), random, an SB3 .zip, a hub id (sb3/ppo-PongNoFrameskip-v4), or module:function."""
     seed: int = 0
     """Game i is played with seed + i."""
     explore: float | None = None

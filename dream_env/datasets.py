@@ -15,7 +15,7 @@ import numpy as np
 
 from dream_env.errors import DatasetError, nearest
 
-SLIP = "slip"
+SLIP = "expert_slip"
 """Key among a dataset's infos: true where the action that led there was none of the expert's choice."""
 _LAYOUT = frozenset(("data_format", "dataset_id", "dataset_size", "total_episodes", "total_steps"))
 _ELSEWHERE = frozenset(("action_space", "observation_space", "env_spec", "author_email"))

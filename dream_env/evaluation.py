@@ -1,7 +1,8 @@
 """Evaluation: real returns of an agent beside random actions and the expert, and the result rows they become.
 
-The parts are in ``games`` (episodes of the real environment), ``closeness`` (distance to the expert inside the dream)
-and ``statistics``; this is the door to them, and the stage that ``dream-env evaluate`` runs.
+The parts are in ``games`` (episodes of the real environment), ``closeness`` (distance to the expert inside the dream),
+``selection`` (a policy chosen by that distance) and ``statistics``; this is the door to them, and the stage that
+``dream-env evaluate`` runs.
 """
 
 import json
@@ -30,6 +31,7 @@ from dream_env.games import EpisodeResult as EpisodeResult
 from dream_env.games import evaluate as evaluate
 from dream_env.plugin import available, find
 from dream_env.results import Row
+from dream_env.selection import SELECT, Select, select_snapshot, snapshots
 from dream_env.statistics import bootstrap_interval as bootstrap_interval
 from dream_env.statistics import iqm as iqm
 from dream_env.statistics import normalized_score as normalized_score
@@ -54,6 +56,10 @@ class EvaluateStage:
     """Seed of the first of them; episode i has seed + i."""
     snapshot_episodes: int = 4
     """Episodes, with sampled actions, for each policy kept on the way: the real return through training; 0 for none."""
+    select: Select = "last"
+    """Play, beside the last policy and in the same games, the one kept on the way that has the least latent distance or
+    the greatest action agreement (of continuous actions, whose agreement is a squared error, the least). Both are
+    measured in the dream; no policy is ever chosen by its real return."""
     parallel: int = 32
     """Most environments at once."""
     video: bool = True
@@ -72,6 +78,7 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
     make = environment_of(agent.world_model)
     log = GameLog(stage.agent / "episodes.csv")
     length = _typical_length(stage.agent)
+    selected = _select(stage, agent)
 
     def play(name: str, actor: Actor, episodes: int, *, deterministic: bool = False, steps: int = -1) -> list[float]:
         # Policies on the way play other games than those that results are made of.
@@ -94,21 +101,42 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
         ("agent", False): play("agent", agent, stage.episodes),
         ("agent", True): play("agent", agent, stage.episodes, deterministic=True),
     }
+    title = f"{agent.world_model.source.environment}, {stage.agent}"
+    if selected is not None:
+        steps, policy = selected
+        title += f"; by {stage.select}: the policy after {steps:,} steps"
+        for deterministic in (False, True):
+            name = f"after {steps:,} steps"
+            returns["selected", deterministic] = play(name, policy, stage.episodes, deterministic=deterministic)
     rows = _rows(stage, agent, returns)
     results.write(stage.agent / "evaluation.csv", rows)
     if stage.results is not None:
         results.append(stage.results, rows)
     if stage.snapshot_episodes:
-        for path in sorted((stage.agent / "snapshots").glob("*.safetensors")):
-            snapshot = Agent(agent.world_model, load_policy(stage.agent, path, stage.device))
-            play(f"after {int(path.stem):,} steps", snapshot, stage.snapshot_episodes, steps=int(path.stem))
+        for steps, path in snapshots(stage.agent).items():
+            snapshot = _with_weights(stage, agent, path)
+            play(f"after {steps:,} steps", snapshot, stage.snapshot_episodes, steps=steps)
     if stage.video and not (stage.agent / "agent.mp4").is_file():
         environment = environment_of(agent.world_model, render=True)()
         agent_video(agent, environment, stage.agent / "agent.mp4", seed=stage.seed)
         environment.close()
     if progress:
-        Console().print(rich_table(rows, title=f"{rows[0].environment}, {stage.agent}"))
+        Console().print(rich_table(rows, title=title))
     return stage.agent
+
+
+def _select(stage: EvaluateStage, agent: Agent) -> tuple[int, Agent] | None:
+    if stage.select == SELECT[0]:
+        return None
+    less = stage.select != "action_agreement" or not agent.world_model.action_spec.discrete
+    steps, path = select_snapshot(stage.agent, stage.select, less=less)
+    return steps, _with_weights(stage, agent, path)
+
+
+def _with_weights(stage: EvaluateStage, agent: Agent, path: Path) -> Agent:
+    """The agent with another policy of its training."""
+    policy = load_policy(stage.agent, path, stage.device)
+    return Agent(agent.world_model, policy, sample=agent.filter.sample)
 
 
 def environment_of(world_model: WorldModel, *, render: bool = False) -> MakeEnvironment:
@@ -160,6 +188,8 @@ def _rows(stage: EvaluateStage, agent: Agent, returns: dict[tuple[str, bool], li
         "seed": int(run.get("seed", 0)),
         "wall_minutes": float(wm_meta.get("minutes", 0.0)) + float(meta.get("minutes", 0.0)),
     }  # fmt: skip
+    chosen_by = {"select": stage.select}
+    selected_options = json.dumps(json.loads(trained["options"] or "{}") | chosen_by, sort_keys=True)
     rows = []
     for (name, deterministic), played in {**returns, **({("expert", False): expert} if expert else {})}.items():
         summary = summarize(played)
@@ -169,7 +199,8 @@ def _rows(stage: EvaluateStage, agent: Agent, returns: dict[tuple[str, bool], li
             "normalized": normalized_score(summary.mean, low, high), "returns": tuple(played),
             "eval_seed": 0 if name == "expert" else stage.seed,
         }  # fmt: skip
-        rows.append(Row(**shared, **numbers, **(trained if name == "agent" else {"method": name})))
+        kind = {"agent": trained, "selected": {**trained, "options": selected_options}}.get(name, {"method": name})
+        rows.append(Row(**shared, **numbers, **kind))
     order = ("random", "expert")
     return sorted(rows, key=lambda row: order.index(row.method) if row.method in order else len(order))
 

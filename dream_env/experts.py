@@ -1,7 +1,7 @@
 """Who can be recorded: an expert is anything that turns an observation into an action.
 
-``scripted`` (Pong and Breakout), ``random``, an SB3 zip or hub id, ``module:function``, or in Python any callable;
-one with a ``reset(env, seed)`` is told of every new game.
+``scripted`` (Pong and Breakout), ``planner`` (any Atari game), ``random``, an SB3 zip or hub id, ``module:function``, or in
+Python any callable; one with a ``reset(env, seed)`` is told of every new game.
 """
 
 import importlib
@@ -13,11 +13,15 @@ from gymnasium import spaces
 
 from dream_env.environments import Env, environment_id
 from dream_env.errors import ConfigError, nearest
+from dream_env.planner import PlanningExpert
 from dream_env.sb3_expert import SB3Expert
 from dream_env.scripted import SCRIPTED
 
 Act = Callable[[Any], Any]
 """Observation to action, both as the environment has them."""
+
+NAMES = ("scripted", "planner", "random")
+"""Experts that need no file and no import."""
 
 
 @runtime_checkable
@@ -65,12 +69,14 @@ def make_expert(
     """Make the expert of a name for an environment; the options are those of ``CollectConfig``."""
     if name == "random":
         return RandomExpert()
+    if name == "planner":
+        return PlanningExpert()
     if name == "scripted":
         gym_id = environment_id(environment)
         if gym_id not in SCRIPTED:
             raise ConfigError(
                 f"there is no scripted expert for {environment} ({gym_id}), only for {', '.join(SCRIPTED)}; give "
-                f"--expert an SB3 .zip, a hub id, or module:function"
+                f"--expert planner (any Atari game), an SB3 .zip, a hub id, or module:function"
             )
         options = {"explore": explore, "noise": noise, "lapse": lapse}
         return SCRIPTED[gym_id](**{option: value for option, value in options.items() if value is not None})
@@ -79,8 +85,8 @@ def make_expert(
     if ":" in name:
         return _imported(name)
     raise ConfigError(
-        f"there is no expert {name!r}.{nearest(name, ('scripted', 'random'))} Known are scripted, random, a path to an "
-        f"SB3 .zip, a hub id with a slash in it, and module:function"
+        f"there is no expert {name!r}.{nearest(name, NAMES)} Known are {', '.join(NAMES)}, a path to an SB3 .zip, a hub id "
+        f"with a slash in it, and module:function"
     )
 
 

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dream_env.errors import DatasetError
-from dream_env.statistics import bootstrap_interval, iqm
+from dream_env.selection import Points
+from dream_env.statistics import Correlation, bootstrap_interval, iqm
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -104,6 +105,21 @@ def reward_by_step_figure(rows: Rows, path: Path) -> Path:
         axes[0].plot(x, y, color=colour, linewidth=1.5, marker="o", markersize=3, label=text)
     _finish(axes[0], "Reward along a dream", "mean reward")
     axes[0].set_xlabel("step of the dream", fontsize=9)
+    return _save(figure, path)
+
+
+def correlation_figure(points: Mapping[str, Points], found: Mapping[str, Correlation], path: Path) -> Path:
+    """Real return over each offline metric, a dot for each policy kept on the way, with the steps it had learned from."""
+    _not_empty([{"n": float(c.n)} for c in found.values()], path)
+    figure, axes = _panels(len(found), 1)
+    for panel, (name, c) in zip(axes, found.items(), strict=True):
+        for steps, metric, value in points[name]:
+            panel.plot(metric, value, "o", color=BLUE, markersize=5)
+            panel.annotate(
+                _short(float(steps)), (metric, value), (4, 3), textcoords="offset points", fontsize=6, color=GREY
+            )
+        _finish(panel, f"Spearman {c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−"), "real return, IQM")
+        panel.set_xlabel(name.replace("_", " "), fontsize=9)
     return _save(figure, path)
 
 

@@ -22,6 +22,7 @@ from dream_env.errors import SpaceError
 from dream_env.functional import counter_uniform
 from dream_env.latent import Latent
 from dream_env.opening import latent_space
+from dream_env.plugin import RowMemory
 from dream_env.spaces import ObservationSpec
 from dream_env.world_model import WorldModel
 
@@ -38,13 +39,16 @@ class FilterState:
     counters: Int[Tensor, " batch"]
     """Steps drawn from each stream."""
     policy_state: tuple[np.ndarray, ...] | None = None
-    """Memory of a recurrent policy."""
+    """Memory of the policy, if it has one."""
 
     def select(self, rows: Sequence[int]) -> "FilterState":
-        """Some of the environments. Only without a policy's memory, whose axes are the policy's own business."""
-        assert self.policy_state is None, "the memory of a recurrent policy cannot be cut into rows"
+        """Some of the environments. A memory's axes are the policy's own business, so it must be none or a RowMemory."""
+        memory = self.policy_state
+        if memory is not None:
+            assert isinstance(memory, RowMemory), "the memory of a recurrent policy cannot be cut into rows"
+            memory = RowMemory(array[list(rows)] for array in memory)
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.seeds.device)
-        return FilterState(self.latent[index], self.action_tm1[index], self.seeds[index], self.counters[index])
+        return FilterState(self.latent[index], self.action_tm1[index], self.seeds[index], self.counters[index], memory)
 
 
 class LatentFilter:

@@ -13,6 +13,7 @@ import torch
 from dream_env.agent import Agent
 from dream_env.errors import ConfigError, SpaceError
 from dream_env.filtering import FilterState, check_spaces, count, stack
+from dream_env.plugin import RowMemory
 from dream_env.progress import progress_bar
 
 Env = gymnasium.Env[Any, Any]
@@ -189,7 +190,8 @@ class _Table:
             return
         self.live.remove(row)
         memory = self._state.policy_state if isinstance(self._state, FilterState) else self._state
-        if memory is None:  # else the actor alone knows which axis of its memory is which: it goes on with all rows
+        # Of any other memory the actor alone knows which axis is which: it goes on with all rows.
+        if memory is None or (isinstance(self._state, FilterState) and isinstance(memory, RowMemory)):
             if isinstance(self._state, FilterState):
                 self._state = self._state.select([i for i, other in enumerate(self.rows) if other != row])
             self.rows.remove(row)

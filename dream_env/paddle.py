@@ -112,15 +112,14 @@ class PaddleExpert(ABC):
     def __call__(self, observation: Any) -> int:
         """Choose an action from the emulator's memory; the observation is not looked at."""
         ram = self._ale.getRAM()
-        move = self.choose(ram)
-        self.slip = False
-        if move is None:
-            return int(self._fire)
-        move = self._maybe_slip(move)
+        choice = self.choose(ram)
+        slipped = self._maybe_slip()
+        self.slip = slipped is not None
+        move = slipped if slipped is not None else choice or 0
         self._resynchronise(ram)
         for _ in range(FRAME_SKIP):
             self._knob = float(self.paddle.turn(self._knob, move))
-        return int(self._buttons[move])
+        return int(self._fire if choice is None and not self.slip else self._buttons[move])
 
     @abstractmethod
     def begin(self) -> None:
@@ -166,16 +165,14 @@ class PaddleExpert(ABC):
         """Now and then something else."""
         return int(self._rng.integers(-1, 2)) if self._rng.random() < self.explore else move
 
-    def _maybe_slip(self, move: int) -> int:
-        if self.noise and self._rng.random() < self.noise:
-            move, self.slip = int(self._rng.integers(-1, 2)), True
+    def _maybe_slip(self) -> int | None:
+        # Reported also where the expert would have done the same: what is kept of a recording must not depend on that.
+        slipped = int(self._rng.integers(-1, 2)) if self.noise and self._rng.random() < self.noise else None
         left, held = self._lapse
         if left == 0 and self.lapse and self._rng.random() < self.lapse:
             left, held = int(self._rng.integers(1, self.LAPSE_STEPS + 1)), int(self._rng.integers(-1, 2))
         self._lapse = (max(0, left - 1), held)
-        if left:  # counted as a slip where the expert would have done the same: what is kept must not depend on it
-            move, self.slip = held, True
-        return move
+        return held if left else slipped
 
     def _resynchronise(self, ram: Any) -> None:
         # Sticky actions are not seen here; a paddle at rest tells where the knob really is.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the dream stands a floor above; a learner is handed one and
     from dream_env.env import DreamEnv
 
 Kind = Literal["rewards", "learners"]
+Observes = Literal["latent", "observation"]
 PluginType = TypeVar("PluginType")
 
 
@@ -114,8 +115,17 @@ class Reward(ABC):
             )
 
 
+class RowMemory(tuple[np.ndarray, ...]):
+    """A policy's memory whose every array has the environments on its first axis, so that some of them can be chosen."""
+
+
 class Policy(ABC):
     """Actions from model states, with the signature of Stable-Baselines3's ``predict``."""
+
+    observes: ClassVar[Observes] = "latent"
+    """What ``predict`` is shown: model states, or the observations themselves, packed as ``ObservationSpec.pack`` does (a
+    dictionary of arrays (N, ...), as SB3 has it). A policy of observations plays real environments without the filter;
+    a dream, which has model states only, it cannot act in."""
 
     @abstractmethod
     def predict(
@@ -125,7 +135,10 @@ class Policy(ABC):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Model states (N, feat) float32 to the environment's actions (N, ...), and the state of a recurrent policy."""
+        """Model states (N, feat) float32 to the environment's actions (N, ...), and the state of a recurrent policy.
+
+        Each environment's memory begins anew where ``episode_start`` is true.
+        """
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -54,11 +54,11 @@ def play_episode(env: Env, act: Callable[[Any], Any], observation: Any, seed: in
         rewards.append(reward)
         terminations.append(terminated)
         truncations.append(truncated)
-        slips.append(bool(getattr(act, SLIP, False)))
+        slips.append(bool(getattr(act, "slip", False)))
     return EpisodeBuffer(
         seed=seed, observations=_stack(observations, env.observation_space), actions=_stack(actions, env.action_space),
         rewards=rewards, terminations=terminations, truncations=truncations,
-        infos={SLIP: np.asarray(slips)} if hasattr(act, SLIP) else None,
+        infos={SLIP: np.asarray(slips)} if hasattr(act, "slip") else None,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The report of a run: tables and curves, made from the files that the stages left. Nothing is played or dreamed."""
 
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -7,12 +8,13 @@ from rich.console import Console
 from dream_env import results
 from dream_env.checkpoint import read_json, write_file
 from dream_env.errors import CheckpointError
-from dream_env.figures import fit_figure, imitate_figure, reward_by_step_figure
+from dream_env.figures import correlation_figure, fit_figure, imitate_figure, reward_by_step_figure
 from dream_env.game_log import GameLog
 from dream_env.results import Row
 from dream_env.run_folder import read_metrics
+from dream_env.selection import correlations, metrics_and_returns, write_correlations
 from dream_env.statistics import bootstrap_interval, iqm
-from dream_env.tables import HEAD, cells, markdown, rich_table
+from dream_env.tables import HEAD, cells, interval, markdown, number, rich_table
 from dream_env.tables import results_table as results_table
 
 
@@ -74,16 +76,35 @@ def _imitate_report(folder: Path, stage: Path, *, seed: int, progress: bool) -> 
         if progress:
             Console().print(rich_table(table, title=f"{table[0].environment}, {stage}"))
     means = {row.method: row.return_mean for row in table}
+    returns = GameLog(stage / "episodes.csv").through_training()
     figure = imitate_figure(
-        rows, stage / "imitate.png", returns=GameLog(stage / "episodes.csv").through_training(),
-        expert=means.get("expert"), random=means.get("random"),
-    )  # fmt: skip
+        rows, stage / "imitate.png", returns=returns, expert=means.get("expert"), random=means.get("random")
+    )
     parts.append(_image("curves of the learner", figure, folder))
+    parts += _correlation_report(folder, stage, rows, returns)
     if (stage / "reward_by_step.csv").is_file():
         steps = read_metrics(stage / "reward_by_step.csv")
         parts.append(_image("reward by step", reward_by_step_figure(steps, stage / "reward_by_step.png"), folder))
     parts += _link("A game of the agent", stage / "agent.mp4", folder)
     return parts
+
+
+def _correlation_report(
+    folder: Path, stage: Path, rows: list[dict[str, float]], returns: dict[int, list[float]]
+) -> list[str]:
+    points = metrics_and_returns(rows, returns)
+    found = {name: c for name, c in correlations(points).items() if not math.isnan(c.low)}
+    if not found:
+        return []  # fewer than four policies were played, or they all scored the same
+    write_correlations(found, stage / "correlations.csv")
+    figure = correlation_figure(points, found, stage / "correlations.png")
+    lines = [(name, str(c.n), number(c.rho, 2), interval(c.low, c.high, 2)) for name, c in found.items()]
+    return [
+        markdown(("offline metric", "policies", "Spearman", "95 % interval"), lines, text_columns=1),
+        "Rank correlation with the real return (IQM) over the policies kept on the way. A metric to choose a policy by has "
+        "−1 where less of it is better (latent_distance, and action_agreement of continuous actions), else 1.",
+        _image("real return over offline metrics", figure, folder),
+    ]
 
 
 def _with_interval(row: Row, seed: int) -> Row:

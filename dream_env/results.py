@@ -5,6 +5,7 @@ The README's tables are made of these files, so a row carries its command, its c
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ class Row:
     warm_start: str = ""
     """none, or bc: the policy started from one cloned in the expert's latents."""
     options: str = ""
-    """Options of reward and learner that are not the default, as JSON."""
+    """Options of reward and learner that are not the default, as JSON; and ``select``, see the property."""
     n_expert: int = 0
     """Expert episodes that were imitated."""
     preset: str = ""
@@ -65,6 +66,11 @@ class Row:
     """What made the row."""
     commit: str = ""
     """Of dream-env; a + for a changed checkout."""
+
+    @property
+    def select(self) -> str:
+        """The offline metric by which this policy was chosen among those kept on the way; empty for the last one."""
+        return str(json.loads(self.options).get("select", "")) if self.options else ""
 
 
 COLUMNS = tuple(field.name for field in fields(Row))

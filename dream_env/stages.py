@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from dream_env import checkpoint
 from dream_env.agent import Agent, save_agent
 from dream_env.checkpoint import Store, config_to_json
+from dream_env.closeness import Recorded
 from dream_env.demos import Demos
 from dream_env.encoded import encode, load_encoded, save_encoded
 from dream_env.env import DreamEnv
@@ -208,9 +209,9 @@ def imitate_stage(
             advance(int(metrics["steps"]), **shown)
 
         policy = learner.learn(dream, stage.steps, seed=stage.seed, progress=report, store=store)
-    reward_by_step(
-        dream.world_model, held_out, reward, {"learner": policy}, horizon=stage.horizon, path=out / "reward_by_step.csv"
-    )
+    # A policy of observations has no line: a dream shows model states, and what it would do on decoded ones says little.
+    lines = {"learner": policy} if policy.observes == "latent" else {}
+    reward_by_step(dream.world_model, held_out, reward, lines, horizon=stage.horizon, path=out / "reward_by_step.csv")
     agent = Agent(dream.world_model, policy)
     save_agent(agent, out, world_model_folder=stage.wm, learner=learner, meta={
         "steps": stage.steps, "minutes": clock.minutes(), "reward": _plugin_identity(reward),
@@ -226,6 +227,7 @@ class _Watch:
     def __init__(self, dream: DreamEnv, held_out: Any, folder: Path, stage: ImitateStage, start: int) -> None:
         self.folder = folder
         self.held_out = held_out
+        self._recorded: Recorded | None = None  # of the held-out episodes; opened for a policy that observes them
         self.dream = DreamEnv(
             256, wm=dream.world_model, expert=held_out, reward=load_reward("ditto"), horizon=stage.horizon
         )
@@ -241,14 +243,22 @@ class _Watch:
             self.marks.pop(0)
         with torch.random.fork_rng(devices=[]):  # looking must not change what is learned
             torch.manual_seed(0)
-            metrics = {
-                "latent_distance": latent_distance(policy, self.dream),
-                "action_agreement": action_agreement(policy, self.held_out),
-            }
+            metrics = self._measure(policy)
         if self.keep:
             self.folder.mkdir(exist_ok=True)
             checkpoint.write_tensors(self.folder / f"{steps:09d}.safetensors", policy.state_dict())
         return metrics
+
+    def _measure(self, policy: Policy) -> dict[str, float]:
+        if policy.observes == "observation":
+            # No latent distance: it is measured in a dream, whose states the policy would have to see decoded, and what
+            # the decoder blurs would count as the policy's mistake.
+            self._recorded = self._recorded or Recorded.of(self.dream.world_model, self.held_out)
+            return {"action_agreement": action_agreement(policy, self.held_out, recorded=self._recorded)}
+        return {
+            "latent_distance": latent_distance(policy, self.dream),
+            "action_agreement": action_agreement(policy, self.held_out),
+        }
 
 
 def _plugin_identity(plugin: Any) -> dict[str, Any]:

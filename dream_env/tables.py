@@ -24,9 +24,10 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def policy_name(row: Row) -> str:
-    """What acted, as ``ditto + ppo from bc``."""
+    """What acted, as ``ditto + ppo from bc``; chosen among the policies kept on the way, with `` by latent_distance``."""
     name = f"{row.method} + {row.learner}" if row.learner else row.method
-    return name + (f" from {row.warm_start}" if row.warm_start not in ("", "none") else "")
+    name += f" from {row.warm_start}" if row.warm_start not in ("", "none") else ""
+    return name + (f" by {row.select}" if row.select else "")
 
 
 def actions_name(row: Row) -> str:
@@ -41,17 +42,17 @@ def number(value: float, digits: int = 1) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, digits: int = 1) -> str:
     """``low … high``."""
-    return f"{number(low)} … {number(high)}"
+    return f"{number(low, digits)} … {number(high, digits)}"
 
 
 def rich_table(rows: Iterable[Row], title: str = "") -> Table:
     """The final table for a terminal."""
-    # As narrow as it gets: a terminal of 80 columns shows it whole.
+    # As narrow as it gets: a terminal of 80 columns shows it whole, the longest names on two lines.
     table = Table(title=title or None, box=box.SIMPLE, padding=0)
     for i, name in enumerate(HEAD):
-        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i > 0)
     for row in rows:
         table.add_row(*cells(row))
     return table
@@ -76,7 +77,7 @@ def results_table(paths: Iterable[str | Path]) -> str:
             trained = bool(row.learner)
             key = (*(same if trained else (row.environment, row.method)), row.deterministic)
             rows = groups.setdefault(key, [])
-            if trained or all(row.returns != other.returns for other in rows):  # every run plays the same random games
+            if not any(_same_games(row, other) for other in rows):
                 rows.append(row)
     order = {"random": 0, "expert": 1}
     lines = [_group_line(rows) for rows in sorted(
@@ -84,6 +85,12 @@ def results_table(paths: Iterable[str | Path]) -> str:
     )]  # fmt: skip
     head = ("environment", *HEAD[:2], "seeds", *HEAD[2:], "minutes")
     return markdown(head, lines, text_columns=3)
+
+
+def _same_games(row: Row, other: Row) -> bool:
+    # Every run plays the same random games; an agent evaluated twice, once with --select, is still one training seed.
+    same_run = (row.experiment, row.seed) == (other.experiment, other.seed)
+    return row.returns == other.returns and (same_run and bool(row.returns) if row.learner else True)
 
 
 def _group_line(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -13,15 +13,20 @@ import dataclasses
 import json
 import math
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store
+from dream_env.demos import Demos
 from dream_env.encoded import EncodedDemos
 from dream_env.env import DreamEnv
+from dream_env.latent import Latent
 from dream_env.plugin import Learner, Policy, Reward, Rollout, Transition, load_learner, load_reward
 from dream_env.tiny import tiny_demos, tiny_expert, tiny_rollout, tiny_world_model, transition_of
 from dream_env.vector_checker import check_dream_env
@@ -126,6 +131,12 @@ def check_learner(learner: str | Learner, *, steps: int = 1000, num_envs: int = 
     learner = load_learner(learner, **options)
     name = type(learner).__name__
     _check_options(f"learner {name}", learner)
+    with _tiny_recordings():
+        _check_learning(learner, steps, num_envs)
+
+
+def _check_learning(learner: Learner, steps: int, num_envs: int) -> None:
+    name = type(learner).__name__
     calls: list[dict[str, float]] = []
     policy = learner.learn(_dream(num_envs), steps, seed=1, progress=lambda _, metrics: calls.append(metrics))
     assert isinstance(policy, Policy), f"learner {name}: learn returned {type(policy).__name__}, expected a Policy"
@@ -174,7 +185,7 @@ def _check_policy(name: str, policy: Policy) -> None:
     for deterministic in (False, True):
         state: Any = None
         for start in (np.ones(5, dtype=bool), np.zeros(5, dtype=bool)):
-            action, state = policy.predict(obs, state, start, deterministic)
+            action, state = policy.predict(_shown(policy, obs), state, start, deterministic)
             assert isinstance(action, np.ndarray), (
                 f"learner {name}: predict returned {type(action).__name__}, not an array"
             )
@@ -182,7 +193,7 @@ def _check_policy(name: str, policy: Policy) -> None:
                 f"learner {name}: actions have shape {action.shape}; expected {space.shape}"
             )
             obs = dream.step(action)[0]
-    first, second = (policy.predict(obs, deterministic=True)[0] for _ in range(2))
+    first, second = (policy.predict(_shown(policy, obs), deterministic=True)[0] for _ in range(2))
     assert np.array_equal(first, second), f"learner {name}: deterministic actions differ between two calls"
 
 
@@ -194,7 +205,7 @@ def _check_restore(learner: Learner, policy: Policy) -> None:
         raise AssertionError(f"learner {name}: the policy's config() does not go through JSON: {error}") from error
     weights = {key: tensor.clone() for key, tensor in policy.state_dict().items()}
     restored = type(learner).restore(config, weights)
-    obs = _dream(16).reset(seed=3)[0]
+    obs = _shown(policy, _dream(16).reset(seed=3)[0])
     kept, back = (p.predict(obs, deterministic=True)[0] for p in (policy, restored))
     assert np.array_equal(kept, back), f"learner {name}: the restored policy acts differently"
 
@@ -210,6 +221,28 @@ def _check_options(who: str, plugin: Reward | Learner) -> None:
 def _dream(num_envs: int) -> DreamEnv:
     world_model = tiny_world_model()
     return DreamEnv(num_envs, wm=world_model, expert=tiny_expert(world_model), horizon=HORIZON)
+
+
+@contextmanager
+def _tiny_recordings() -> Iterator[None]:
+    # A learner may read the recordings that the expert was encoded from; a tiny model's are in memory only.
+    recorded, load = tiny_demos(), Demos.load
+
+    def tiny(dataset: Any, *arguments: Any, **options: Any) -> Demos:
+        return recorded if dataset == recorded.source.dataset else load(dataset, *arguments, **options)
+
+    with mock.patch.object(Demos, "load", tiny):
+        yield
+
+
+def _shown(policy: Policy, feat: np.ndarray) -> Any:
+    """Model states as the policy observes them: a policy of observations sees what they look like."""
+    if policy.observes == "latent":
+        return feat
+    world_model = tiny_world_model()
+    latent = Latent(*torch.as_tensor(feat).split([world_model.deter_size, world_model.stoch_size], dim=-1))
+    with torch.no_grad():
+        return {name: x.round().to(torch.uint8).numpy() for name, x in world_model.decode(latent).items()}
 
 
 def _rows(transition: Transition, index: Tensor) -> Transition:

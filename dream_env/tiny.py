@@ -44,7 +44,9 @@ def tiny_demos(
     }
     statistics = {"image": (packed.mean(axis=0, dtype=np.float32), packed.std(axis=0, dtype=np.float32))}
     source = Source("tiny/square-v0", environment, None, {})
-    return Demos(source, spec.config, Converted(meta, {"image": packed}, action_tm1, np.zeros(len(action_tm1), bool), statistics))
+    return Demos(
+        source, spec.config, Converted(meta, {"image": packed}, action_tm1, np.zeros(len(action_tm1), bool), statistics)
+    )
 
 
 def tiny_world_model(

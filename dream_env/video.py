@@ -126,6 +126,7 @@ def agent_video(
         fps: frames a second; a step is a frame.
     """
     has_picture = any(key.kind == "image" for key in agent.world_model.observation_spec.keys)
+    decoded = decoded and agent.policy.observes == "latent"  # the filter does not run for a policy of observations
     if environment.render_mode != "rgb_array" and not has_picture:
         raise ConfigError(
             "there is nothing to show: this environment was made without render_mode='rgb_array', and its observation "

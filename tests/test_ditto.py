@@ -1,13 +1,16 @@
-"""DITTO's reward, eq. 8."""
+"""DITTO's reward: eq. 8, its rivals, and eq. 7."""
 
 import math
 
 import jaxtyping
 import pytest
 import torch
+from dream_env.plugins import ditto
 from dream_env.plugins.ditto import Ditto, max_cosine
+from dream_env.plugins.similarity import cosine, nearest_state, negative_distance
 
-from dream_env.errors import ConfigError
+from dream_env.encoded import EncodedDemos
+from dream_env.errors import ConfigError, PluginError
 from dream_env.latent import Latent
 from dream_env.plugin import Transition
 from dream_env.testing import check_reward, tiny_expert, tiny_rollout, tiny_world_model, transition_of
@@ -58,6 +61,32 @@ def test_states_of_zero_norm_earn_zero_instead_of_nan():
     assert max_cosine(zero, one).item() == 0.0
 
 
+def test_cosine_and_distance_are_the_numbers_computed_by_hand():
+    a, b = torch.tensor([1.0, 2.0, 2.0]), torch.tensor([2.0, 0.0, 1.0])
+    assert cosine(a, b).item() == pytest.approx(4 / (3 * math.sqrt(5)))
+    # a − b = (−1, 2, 1), ‖a − b‖ = √6, three components: −√6 / √3
+    assert negative_distance(a, b).item() == pytest.approx(-math.sqrt(2))
+
+
+def test_cosine_does_not_see_lengths_and_the_distance_does_not_see_widths():
+    a, b = torch.randn(20, 5), torch.randn(20, 5)
+    torch.testing.assert_close(cosine(3.0 * a, 0.1 * b), cosine(a, b))
+    torch.testing.assert_close(cosine(a, 7.0 * a), torch.ones(20))
+    assert cosine(torch.zeros(5), a[0]).item() == 0.0
+    torch.testing.assert_close(negative_distance(a.repeat(1, 4), b.repeat(1, 4)), negative_distance(a, b))
+
+
+def test_between_states_of_one_length_the_dot_product_is_the_cosine():
+    a, b = (torch.nn.functional.one_hot(torch.randint(4, (30, 6)), 4).flatten(1).float() for _ in range(2))
+    torch.testing.assert_close(max_cosine(a, b), cosine(a, b))
+
+
+def test_distance_has_a_gradient_even_where_it_is_zero():
+    a = torch.zeros(2, 3, requires_grad=True)
+    negative_distance(a, torch.zeros(2, 3)).sum().backward()
+    assert torch.equal(a.grad, torch.zeros(2, 3))
+
+
 @pytest.mark.parametrize(
     ("space", "expected"),
     [("h", 0.0), ("z", 1.0), ("both", 1 / 2)],
@@ -65,6 +94,18 @@ def test_states_of_zero_norm_earn_zero_instead_of_nan():
 def test_space_chooses_which_half_is_compared(space, expected):
     step = transition(deter=[1.0, 0.0], expert_deter=[0.0, 1.0], stoch=[0.0, 1.0], expert_stoch=[0.0, 1.0])
     assert Ditto(space=space)(step).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("dot", 3 / 4), ("cosine", math.sqrt(3 / 4)), ("l2", -math.sqrt(1 / 4)), ("nearest", 1.0)]
+)
+def test_metric_chooses_how_they_are_compared(metric, expected):
+    # a·b = 3, ‖a‖² = 4, ‖b‖² = 3, ‖a − b‖² = 1 over four components; and the expert was at a at another step
+    a, b = [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]
+    step = transition(deter=a, expert_deter=b, stoch=[0.0], expert_stoch=[0.0])
+    reward = Ditto(metric=metric)
+    reward.prepare(tiny_world_model(), by_hand([[0.0, 0.0, 0.0, 0.0], a, b]))
+    assert reward(step).item() == pytest.approx(expected)
 
 
 def test_last_step_zero_silences_the_last_step_only():
@@ -75,13 +116,100 @@ def test_last_step_zero_silences_the_last_step_only():
     assert Ditto()(transition(**states, t=2)).item() == 1.0
 
 
-def test_the_expert_s_own_path_earns_one_at_every_step():
+def test_without_options_it_is_eq_8_on_h_to_the_last_bit():
     world_model = tiny_world_model()
-    rollout = tiny_rollout(world_model, tiny_expert(world_model), 6, 5)
+    step = transition_of(tiny_rollout(world_model, tiny_expert(world_model), 9, 5), 4)
+    a, b = step.expert_latent_tp1.deter, step.latent_tp1.deter
+    longest = torch.maximum(a.square().sum(-1), b.square().sum(-1))
+    assert torch.equal(Ditto()(step), ((a * b).sum(-1) / longest).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("metric", ["dot", "cosine", "l2", "nearest"])
+def test_the_expert_s_own_path_earns_the_most_there_is_at_every_step(metric):
+    world_model = tiny_world_model()
+    expert = tiny_expert(world_model)
+    rollout = tiny_rollout(world_model, expert, 6, 5)
     own = type(rollout)(rollout.expert_latent, rollout.action, rollout.expert_latent, rollout.action, rollout.valid)
     for space in ("h", "z", "both"):
-        rewards = torch.stack([Ditto(space=space)(transition_of(own, t)) for t in range(5)])
-        torch.testing.assert_close(rewards, torch.ones(5, 6))
+        reward = Ditto(space=space, metric=metric)
+        reward.prepare(world_model, expert)
+        rewards = torch.stack([reward(transition_of(own, t)) for t in range(5)])
+        torch.testing.assert_close(rewards, torch.full((5, 6), reward.bounds[1]))
+
+
+# --- the nearest state, eq. 7
+
+
+def by_hand(rows: list[list[float]], slip: list[bool] | None = None) -> EncodedDemos:
+    """One episode with these h."""
+    num = len(rows)
+    stoch, action = torch.zeros(num, 1, dtype=torch.uint8), torch.zeros(num, dtype=torch.int64)
+    slips = None if slip is None else torch.tensor([*slip, False])
+    lengths, index = torch.tensor([num - 1]), torch.tensor([0])
+    return EncodedDemos(torch.tensor(rows).half(), stoch, action, lengths, 1, index, slips)
+
+
+def nearest_of(expert: EncodedDemos, deter: list[float]) -> float:
+    reward = Ditto(metric="nearest")
+    reward.prepare(tiny_world_model(), expert)
+    elsewhere = [9.0] * len(deter)
+    return reward(transition(deter, elsewhere, [1.0], [1.0])).item()
+
+
+def test_nearest_finds_any_state_that_a_step_of_the_expert_led_to():
+    path = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
+    assert nearest_of(by_hand(path), [0.0, 1.0]) == 1.0
+    assert nearest_of(by_hand(path), [-2.0, 0.0]) == pytest.approx(1 / 2)
+    # The episode's first state is where nothing led to: of the others one is at a right angle, one opposite.
+    assert nearest_of(by_hand(path), [1.0, 0.0]) == 0.0
+
+
+def test_nearest_is_blind_to_where_a_slip_led():
+    path = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
+    assert nearest_of(by_hand(path, slip=[True, False]), [0.0, 1.0]) == 0.0
+    assert nearest_of(by_hand(path, slip=[True, False]), [-1.0, 0.0]) == 1.0
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16, 200])
+def test_nearest_state_is_that_of_a_plain_search_whatever_the_chunks(chunk):
+    torch.manual_seed(0)
+    query, states = torch.randn(7, 5), torch.randn(50, 5)
+    plain = torch.stack([states[max_cosine(one.expand(50, 5), states).argmax()] for one in query])
+    assert torch.equal(nearest_state(query, states.split(chunk)), plain)
+
+
+@pytest.mark.parametrize("space", ["h", "z", "both"])
+def test_nearest_is_never_below_the_same_step(space, monkeypatch):
+    world_model = tiny_world_model(gaussian=True)
+    expert = tiny_expert(world_model)
+    rollout = tiny_rollout(world_model, expert, 40, 5)
+    reward = Ditto(space=space, metric="nearest")
+    reward.prepare(world_model, expert)
+    for chunk in (2**21, 500):
+        monkeypatch.setattr(ditto, "_CHUNK", chunk)
+        for step in (transition_of(rollout, t) for t in range(5)):
+            assert (reward(step) >= Ditto(space=space)(step) - 1e-6).all()
+    assert (reward(step) > Ditto(space=space)(step) + 1e-3).any()
+
+
+def test_the_search_keeps_to_its_memory(monkeypatch):
+    world_model = tiny_world_model()
+    reward = Ditto(metric="nearest")
+    reward.prepare(world_model, tiny_expert(world_model))
+    monkeypatch.setattr(ditto, "_CHUNK", 320)
+    # 32 numbers a state: ten states at once for few dreams, four for 80 dreams, never none; 80 in all
+    assert [len(chunk) for chunk in reward._states(5)] == [10] * 8
+    assert [len(chunk) for chunk in reward._states(80)] == [4] * 20
+    assert [len(chunk) for chunk in reward._states(1000)] == [1] * 80
+
+
+def test_a_search_without_demonstrations_says_what_to_do():
+    step = transition([1.0], [1.0], [1.0], [1.0])
+    with pytest.raises(PluginError, match=r"call prepare\(...\) first"):
+        Ditto(metric="nearest")(step)
+
+
+# --- options
 
 
 @pytest.fixture
@@ -98,12 +226,24 @@ def test_an_unknown_space_suggests_the_nearest():
         Ditto(space="bot")  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("_without_runtime_types")
+def test_an_unknown_metric_suggests_the_nearest():
+    with pytest.raises(ConfigError, match=r'dot, cosine, l2 or nearest, not \'cos\'. Did you mean "cosine"\?'):
+        Ditto(metric="cos")  # type: ignore[arg-type]
+
+
 def test_ditto_says_its_bounds():
-    assert Ditto().bounds == (-1.0, 1.0)
-    assert all(math.isfinite(bound) for bound in Ditto().bounds)
+    assert Ditto().bounds == Ditto(metric="cosine").bounds == Ditto(metric="nearest").bounds == (-1.0, 1.0)
+    assert Ditto(metric="l2").bounds == (-math.inf, 0.0)
 
 
+@pytest.mark.parametrize("metric", ["dot", "cosine", "l2", "nearest"])
 @pytest.mark.parametrize("space", ["h", "z", "both"])
 @pytest.mark.parametrize("gaussian", [False, True])
-def test_ditto_keeps_the_contract(space, gaussian):
-    check_reward("ditto", world_model=tiny_world_model(gaussian=gaussian), space=space)
+def test_ditto_keeps_the_contract(space, metric, gaussian):
+    check_reward("ditto", world_model=tiny_world_model(gaussian=gaussian), space=space, metric=metric)
+
+
+@pytest.mark.parametrize("metric", ["dot", "cosine", "l2", "nearest"])
+def test_every_metric_keeps_the_contract_with_a_silent_last_step(metric):
+    check_reward("ditto", last_step_zero=True, metric=metric)

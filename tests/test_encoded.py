@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,38 @@ def test_windows_stay_inside_their_episode():
     # Episodes of 7, 5 and 9 steps begin at rows 0, 8 and 14.
     assert encoded.windows(5).tolist() == [0, 1, 2, 8, 14, 15, 16, 17, 18]
     assert encoded.windows(4).tolist() == [0, 1, 2, 3, 8, 9, *range(14, 20)]
+
+
+def test_nobody_imitates_a_slip():
+    demos = recorded()
+    encoded = encode(model_for(demos), demos)
+    tensors = encoded.tensors()
+    tensors["slip"] = torch.zeros(encoded.num_rows, dtype=torch.bool)
+    tensors["slip"][[3, 9]] = True  # episodes of 7, 5 and 9 steps begin at rows 0, 8 and 14
+    slipped = EncodedDemos.from_tensors(tensors)
+    assert slipped.windows(3).tolist() == [0, 4, 10, *range(14, 21)]
+    assert slipped.step_rows().tolist() == [0, 1, 2, 4, 5, 6, 8, 10, 11, 12, *range(14, 23)]
+    assert slipped.select([1]).windows(3).tolist() == [2]
+    assert torch.equal(slipped.latents(torch.tensor([3])).feat, encoded.latents(torch.tensor([3])).feat)
+    with pytest.raises(DatasetError, match="go 4 steps without a slip"):
+        slipped.select([1]).windows(4)
+
+
+def test_slips_come_from_the_recording_and_may_be_missing():
+    episodes = buffers()
+    slip = np.zeros(8, dtype=bool)
+    slip[3] = True  # as the environment would tell of it: where the third step led
+    record("slips/some-v0", [replace(episodes[0], infos={"expert_slip": slip})])
+    assert Demos.load("slips/some-v0").episode(0).slip_t.tolist() == [False, False, True, *[False] * 4]
+    record("slips/none-v0", episodes)
+    assert not Demos.load("slips/none-v0").episode(1).slip_t.any()
+
+
+def test_a_model_folder_from_before_slips_were_recorded_is_read():
+    tensors = tiny_expert(tiny_world_model()).tensors()
+    everything = len(EncodedDemos.from_tensors(tensors).step_rows())
+    del tensors["slip"]
+    assert len(EncodedDemos.from_tensors(tensors).step_rows()) == everything
 
 
 def test_a_horizon_longer_than_the_shortest_episode_names_it():

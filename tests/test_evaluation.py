@@ -25,7 +25,9 @@ from dream_env.evaluation import (
 from dream_env.game_log import GameLog
 from dream_env.games import EpisodeResult, RandomActor
 from dream_env.plugin import Policy, load_reward
+from dream_env.report import results_table
 from dream_env.rssm import RSSMConfig
+from dream_env.selection import select_snapshot
 from dream_env.tiny import tiny_demos, tiny_expert, tiny_world_model
 from dream_env.world_model import WorldModelConfig
 
@@ -332,6 +334,91 @@ def test_stage_called_again_plays_only_what_is_missing(run, monkeypatch):
     assert results.read(run / "ditto" / "evaluation.csv")[0].returns == before[0].returns
     evaluate_stage(EvaluateStage(run / "ditto", episodes=3, snapshot_episodes=0, video=False), progress=False)
     assert played == [[10_002]] * 3
+
+
+# --------------------------------------------------------------------------------------- a policy chosen without playing
+
+METRICS = """steps,dream_reward,latent_distance,action_agreement
+0,,0.1,0.4
+250,0.7,,
+500,0.9,0.3,0.8
+"""
+
+
+@pytest.fixture
+def two_snapshots(run):
+    """The latent distance prefers the policy at 0 steps, which acts at random, the agreement the one at 500."""
+    (run / "ditto" / "metrics.csv").write_text(METRICS)
+    weight = torch.zeros(pong_model().feat_size, 6)
+    checkpoint.write_tensors(run / "ditto/snapshots/000000000.safetensors", {"weight": weight})
+    return run
+
+
+def test_selected_policy_is_played_beside_the_last_in_the_same_games(two_snapshots, tmp_path, monkeypatch):
+    folder = two_snapshots / "ditto"
+    played = []
+
+    def watch(actor, make, **options):
+        played.append((float(actor.policy.weight.abs().sum()) if isinstance(actor, Agent) else None, options["seeds"]))
+        return evaluate(actor, make, **options)
+
+    monkeypatch.setattr("dream_env.evaluation.evaluate", watch)
+    options = {"episodes": 2, "video": False, "results": tmp_path / "all.csv"}
+    evaluate_stage(EvaluateStage(folder, snapshot_episodes=0, **options), progress=False)
+    played.clear()
+    evaluate_stage(EvaluateStage(folder, snapshot_episodes=1, select="latent_distance", **options), progress=False)
+    assert [weight for weight, _ in played[:2]] == [0.0, 0.0]  # the policy at 0 steps; the last is not played again
+    assert [list(seeds) for _, seeds in played] == [[10_000, 10_001]] * 2 + [[11_000]] * 2
+    rows = results.read(folder / "evaluation.csv")
+    assert [(row.method, row.select, row.deterministic) for row in rows] == [
+        ("random", "", False), ("expert", "", False), ("ditto", "", False), ("ditto", "", True),
+        ("ditto", "latent_distance", False), ("ditto", "latent_distance", True),
+    ]  # fmt: skip
+    assert rows[-1].options == '{"select": "latent_distance", "space": "both"}'
+    assert (rows[-1].seed, rows[-1].eval_seed, rows[-1].episodes) == (4, 10_000, 2)
+    assert sorted(GameLog(folder / "episodes.csv").through_training()) == [0, 500]
+    table = results_table([tmp_path / "all.csv"])
+    assert "| ditto + ppo from bc by latent_distance | argmax | 1 | 2 |" in table
+    assert "| ditto + ppo from bc | argmax | 1 | 2 |" in table  # evaluated twice, and still one training seed
+
+
+def test_agreement_is_the_more_the_better_and_a_squared_error_the_less(two_snapshots):
+    folder = two_snapshots / "ditto"
+    assert select_snapshot(folder, "latent_distance", less=True)[0] == 0
+    assert select_snapshot(folder, "action_agreement", less=False)[0] == 500
+    assert select_snapshot(folder, "action_agreement", less=True) == (0, folder / "snapshots/000000000.safetensors")
+
+
+def test_of_equal_policies_the_one_trained_longest_is_selected(two_snapshots):
+    (two_snapshots / "ditto/metrics.csv").write_text("steps,latent_distance\n0,0.25\n500,0.25\n")
+    assert select_snapshot(two_snapshots / "ditto", "latent_distance", less=True)[0] == 500
+
+
+def test_real_returns_have_no_say(two_snapshots):
+    log = GameLog(two_snapshots / "ditto" / "episodes.csv")
+    for steps, return_ in ((0, -21.0), (500, 21.0)):
+        log.add(f"after {steps} steps", steps, False, EpisodeResult(11_000, return_, 9))
+    assert select_snapshot(two_snapshots / "ditto", "latent_distance", less=True)[0] == 0
+    with pytest.raises(ConfigError, match=r"cannot be selected by 'return'.*The real return is none of them"):
+        select_snapshot(two_snapshots / "ditto", "return", less=False)
+
+
+def test_steps_beyond_six_digits_find_their_row(run):
+    for steps in (1_007_616, 1_499_136):
+        checkpoint.write_tensors(run / f"ditto/snapshots/{steps:09d}.safetensors", {"weight": torch.zeros(1)})
+    (run / "ditto/metrics.csv").write_text("steps,latent_distance\n1.00762e+06,0.3\n1.49914e+06,0.2\n")
+    assert select_snapshot(run / "ditto", "latent_distance", less=True)[0] == 1_499_136
+
+
+def test_nothing_to_select_from_is_said_before_a_game_is_played(run):
+    stage = EvaluateStage(run / "ditto", select="latent_distance", video=False)
+    with pytest.raises(ConfigError, match=r"metrics.csv has no latent_distance for any of the 2 policies"):
+        evaluate_stage(stage, progress=False)
+    for path in (run / "ditto/snapshots").iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"no policies kept on the way.*imitate with --snapshots 10"):
+        evaluate_stage(stage, progress=False)
+    assert not (run / "ditto" / "episodes.csv").exists()
 
 
 def test_dataset_without_an_environment_says_what_to_do():

@@ -1,3 +1,5 @@
+import csv
+
 import cv2
 import numpy as np
 import pytest
@@ -95,6 +97,50 @@ def test_first_row_of_a_training_can_be_drawn_already(tmp_path):
 def test_figure_without_rows_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"no rows to draw fit.png"):
         fit_figure([], tmp_path / "fit.png")
+
+
+# ---------------------------------------------------------------------------------- offline metrics against real returns
+
+
+@pytest.fixture
+def longer_run(run):
+    """Six policies kept on the way: the better they play, the nearer they are to the expert, but for one pair."""
+    lines = ["steps,dream_reward,latent_distance,action_agreement,minutes"]
+    log = GameLog(run / "ditto" / "episodes.csv")
+    log.episodes.clear()
+    for i, distance in enumerate((0.9, 0.8, 0.7, 0.5, 0.6, 0.4)):
+        lines.append(f"{1000 * i},{0.1 * i if i else ''},{distance},0.5,{i}")
+        log.add(f"after {1000 * i}", 1000 * i, False, EpisodeResult(1, float(i), 100))
+    (run / "ditto" / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return run
+
+
+def test_report_tells_how_metrics_and_returns_go_together(longer_run):
+    text = report(longer_run, progress=False).read_text()
+    rho = -(1 - 6 * 2 / (6 * 35))  # one neighbouring pair changed places
+    with (longer_run / "ditto/correlations.csv").open(newline="") as file:
+        lines = {line["metric"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["latent_distance", "dream_reward"]  # the agreement never changes: there is no correlation
+    assert float(lines["latent_distance"]["spearman"]) == pytest.approx(rho, abs=1e-5)
+    assert float(lines["latent_distance"]["low"]) < rho < float(lines["latent_distance"]["high"]) < 0
+    assert (lines["latent_distance"]["policies"], lines["dream_reward"]["policies"]) == ("6", "5")
+    assert "| latent_distance | 6 | −0.94 | " in text
+    assert "| dream_reward | 5 | 1.00 | " in text
+    assert "](ditto/correlations.png)" in text
+    assert cv2.imread(str(longer_run / "ditto/correlations.png")).std() > 5
+
+
+def test_two_policies_make_no_correlation(run):
+    assert "Rank correlation" not in report(run, progress=False).read_text()
+    assert not (run / "ditto" / "correlations.csv").exists()
+
+
+def test_selected_policy_is_named_in_the_table(run):
+    rows = [*results.read(run / "ditto/evaluation.csv"), row(options='{"select": "latent_distance", "space": "both"}')]
+    results.write(run / "ditto/evaluation.csv", rows)
+    text = report(run, progress=False).read_text()
+    assert "| ditto + ppo from bc by latent_distance | argmax |" in text
+    assert "| ditto + ppo from bc | argmax |" in text
 
 
 # ------------------------------------------------------------------------------------------------- tables over seeds

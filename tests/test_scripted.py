@@ -30,6 +30,29 @@ def test_pong_scores_and_loses_nothing(seed: int) -> None:
     assert min(rewards) == 0
 
 
+def test_pong_parks_and_then_hardly_moves() -> None:
+    rewards, actions = play(ScriptedPong(explore=0.0), "pong", 0, 600)
+    assert sum(rewards) >= 3
+    assert np.mean(np.array(actions) == 0) > 0.75
+
+
+def test_slips_are_told_and_only_they_change_what_is_played() -> None:
+    env = make_environment("pong")
+    observation, _ = env.reset(seed=0)
+    expert = ScriptedPong(explore=0.0, lapse=0.02)
+    expert.reset(env, 0)
+    slips = []
+    for _ in range(400):
+        action = expert(observation)
+        slips.append(expert.slip)
+        observation, *_ = env.step(action)
+    lengths = np.diff(np.flatnonzero(np.diff([0, *slips, 0])))[::2]
+    assert 0.05 < np.mean(slips) < 0.6
+    assert lengths.max() > 5, "a lapse lasts"
+    play(quiet := ScriptedPong(explore=0.0), "pong", 0, 50)
+    assert not quiet.slip
+
+
 def test_exploring_does_hardly_any_harm() -> None:
     rewards, actions = play(ScriptedPong(explore=0.5), "pong", 2, 900)
     assert sum(rewards) >= 2

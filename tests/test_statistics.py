@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dream_env.errors import ConfigError
-from dream_env.statistics import bootstrap_interval, iqm, normalized_score, summarize
+from dream_env.statistics import bootstrap_interval, iqm, normalized_score, ranks, spearman, summarize
 
 
 def test_interquartile_mean_by_hand():
@@ -51,3 +51,61 @@ def test_normalized_score_is_zero_at_random_and_one_at_the_expert():
 def test_no_episodes_have_no_interquartile_mean():
     with pytest.raises(ConfigError, match="of no numbers at all"):
         summarize([])
+
+
+# -------------------------------------------------------------------------------------------------- rank correlation
+
+
+def test_equal_numbers_share_the_mean_of_their_ranks():
+    assert list(ranks([30.0, 10.0, 20.0, 20.0, 50.0])) == [4.0, 1.0, 2.5, 2.5, 5.0]
+
+
+def test_rank_correlation_by_hand():
+    # Ranks 1 2 3 4 5 and 2 1 4 3 5: sum of squared differences 4, so rho = 1 - 6 * 4 / (5 * 24).
+    assert spearman([1.0, 2.0, 3.0, 4.0, 5.0], [0.2, 0.1, 40.0, 0.3, 1e6]).rho == pytest.approx(0.8)
+
+
+def test_rank_correlation_is_that_of_scipy_with_ties_too():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    for n in (4, 11, 30):
+        x, y = rng.integers(0, 5, (2, n)).astype(np.float64)
+        assert spearman(x, y).rho == pytest.approx(spearmanr(x, y).statistic)
+
+
+def test_interval_of_a_correlation_by_hand():
+    found = spearman([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 5.0])
+    half = 1.96 * np.sqrt((1 + 0.8**2 / 2) / 2)
+    assert (found.low, found.high) == pytest.approx((np.tanh(np.arctanh(0.8) - half), np.tanh(np.arctanh(0.8) + half)))
+    assert found.n == 5
+
+
+def test_interval_of_a_correlation_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    truth = 6 / np.pi * np.arcsin(0.7 / 2)  # Spearman's for a normal pair with Pearson's 0.7
+    covered = []
+    for _ in range(500):
+        x = rng.normal(size=11)
+        found = spearman(x, 0.7 * x + np.sqrt(1 - 0.7**2) * rng.normal(size=11))
+        covered.append(found.low <= truth <= found.high)
+    assert 0.91 < np.mean(covered) < 0.98
+
+
+def test_a_perfect_order_of_a_few_pairs_is_not_certain():
+    for sign in (1, -1):
+        few, many = (spearman(np.arange(1.0, n), sign * np.arange(1.0, n) ** 3) for n in (5, 21))
+        assert few.rho == many.rho == pytest.approx(sign)
+        assert max(sign * few.low, sign * few.high) == pytest.approx(1.0)
+        assert min(sign * few.low, sign * few.high) < 0.0
+        assert min(sign * many.low, sign * many.high) > 0.9
+
+
+def test_correlation_without_enough_to_go_by_is_no_number():
+    assert np.isnan(spearman([1.0, 2.0], [1.0, 2.0]).rho)
+    assert np.isnan(spearman([1.0, 2.0, 3.0, 4.0], [5.0] * 4).rho)
+    three = spearman([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])
+    assert three.rho == pytest.approx(0.5)
+    assert np.isnan(three.low)
+    with pytest.raises(ConfigError, match="3 numbers came with 2"):
+        spearman([1.0, 2.0, 3.0], [1.0, 2.0])

@@ -1,0 +1,58 @@
+"""How alike two model states are: DITTO's similarity, its two rivals of §3.1, and the expert's nearest state (eq. 7).
+
+Pure functions on vectors, any leading axes; ``ditto.py`` says which half of the model state the vectors are.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def max_cosine(a: Float[Tensor, "*shape size"], b: Float[Tensor, "*shape size"]) -> Float[Tensor, "*shape"]:
+    """``(a · b) / max(‖a‖, ‖b‖)²`` (DITTO eq. 8), in [−1, 1]; 0 where both are zero.
+
+    The squared norms are compared instead of the norms: the same maximum, without two roots.
+    """
+    dot = (a * b).sum(dim=-1)
+    longest = torch.maximum(a.square().sum(dim=-1), b.square().sum(dim=-1))
+    # |a · b| ≤ max(‖a‖, ‖b‖)² holds for real numbers; the clamp takes off what rounding adds.
+    return (dot / longest.clamp_min(torch.finfo(dot.dtype).tiny)).clamp(-1.0, 1.0)
+
+
+def cosine(a: Float[Tensor, "*shape size"], b: Float[Tensor, "*shape size"]) -> Float[Tensor, "*shape"]:
+    """``(a · b) / (‖a‖ ‖b‖)``, in [−1, 1]: the angle alone, whatever the lengths; 0 where either is zero."""
+    dot = (a * b).sum(dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    return (dot / norms.clamp_min(torch.finfo(dot.dtype).tiny)).clamp(-1.0, 1.0)
+
+
+def negative_distance(a: Float[Tensor, "*shape size"], b: Float[Tensor, "*shape size"]) -> Float[Tensor, "*shape"]:
+    """``−‖a − b‖₂ / √size``: minus the root mean square difference of a component, in the state's own units; ≤ 0.
+
+    The euclidean distance grows with the root of the number of components; divided by it, models of all sizes give
+    numbers of one size, so that an entropy weight tuned with one fits another.
+    """
+    distance: Tensor = torch.linalg.vector_norm(a - b, dim=-1)
+    return -distance / math.sqrt(a.shape[-1])
+
+
+def nearest_state(
+    query: Float[Tensor, "batch size"], chunks: Iterable[Float[Tensor, "_ size"]]
+) -> Float[Tensor, "batch size"]:
+    """For each query the state among all chunks that ``max_cosine`` calls most alike, by comparing it with every one.
+
+    ``chunks`` is walked through once and one chunk is in memory at a time, beside two matrices of (batch, chunk).
+    """
+    squared = query.square().sum(dim=-1, keepdim=True)
+    best = query.new_full((len(query),), -torch.inf)
+    found = torch.zeros_like(query)
+    for states in chunks:
+        longest = torch.maximum(squared, states.square().sum(dim=-1)).clamp_min_(torch.finfo(query.dtype).tiny)
+        similarity, index = (query @ states.T).div_(longest).max(dim=1)
+        better = similarity > best
+        best = torch.where(better, similarity, best)
+        found = torch.where(better.unsqueeze(1), states[index], found)
+    return found
