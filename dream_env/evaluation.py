@@ -181,9 +181,12 @@ def _rows(stage: EvaluateStage, agent: Agent, returns: dict[tuple[str, bool], li
     }  # fmt: skip
     environment.close()
     reward, learner = meta.get("reward", {}), meta.get("options", {})
+    rewarded = _follows_reward(learner)
     trained: dict[str, Any] = {
-        "method": _reward_name(reward), "learner": _learner_name(learner),
-        "warm_start": str(learner.get("warm_start", "")), "options": _changed_options(reward, learner),
+        "method": _reward_name(reward) if rewarded else _learner_name(learner),
+        "learner": _learner_name(learner) if rewarded else "",
+        "warm_start": str(learner.get("warm_start", "")),
+        "options": _changed_options(*([reward] if rewarded else []), learner),
         "n_expert": int(meta.get("demos", 0)), "preset": preset_of(agent.world_model.config),
         "seed": int(run.get("seed", 0)),
         "wall_minutes": float(wm_meta.get("minutes", 0.0)) + float(meta.get("minutes", 0.0)),
@@ -220,6 +223,13 @@ def _reward_name(identity: dict[str, Any]) -> str:
         return str(find("rewards", identity["class"]).name)
     except PluginError:  # a class that only the training script had
         return str(identity["class"].rpartition(":")[2]).lower()
+
+
+def _follows_reward(identity: dict[str, Any]) -> bool:
+    try:
+        return bool(find("learners", identity["class"]).follows_reward) if identity else True
+    except (PluginError, AttributeError):
+        return True
 
 
 def _learner_name(identity: dict[str, Any]) -> str:

@@ -160,6 +160,9 @@ def ignore(policy: Policy, metrics: dict[str, float]) -> None:
 class Learner(ABC):
     """A way to get a policy out of a dream. Subclass as a dataclass; its fields are its options."""
 
+    follows_reward: ClassVar[bool] = True
+    """Whether it learns from the dream's reward; result rows of one that does not bear its own name instead."""
+
     @abstractmethod
     def learn(
         self,

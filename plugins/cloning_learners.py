@@ -16,7 +16,7 @@ actions ``clone_accuracy`` is how often the expert's action is the likeliest one
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -130,6 +130,8 @@ class Examples(Protocol):
 @dataclass
 class CloningLearner(Learner):
     """Behaviour cloning: fit a policy to the expert's actions, and stop at that."""
+
+    follows_reward: ClassVar[bool] = False
 
     entropy: float = 0.1
     """Weight η_BC of the policy's entropy (DITTO table 1)."""

@@ -33,7 +33,7 @@ def test_pong_scores_and_loses_nothing(seed: int) -> None:
 def test_pong_parks_and_then_hardly_moves() -> None:
     rewards, actions = play(ScriptedPong(explore=0.0), "pong", 0, 600)
     assert sum(rewards) >= 3
-    assert np.mean(np.array(actions) == 0) > 0.75
+    assert np.mean(np.array(actions) <= 1) > 0.9, "NOOP, and FIRE when the ball is there"
 
 
 def test_slips_are_told_and_only_they_change_what_is_played() -> None:
@@ -57,7 +57,7 @@ def test_exploring_does_hardly_any_harm() -> None:
     rewards, actions = play(ScriptedPong(explore=0.5), "pong", 2, 900)
     assert sum(rewards) >= 2
     still, _ = np.unique(actions, return_counts=True)
-    assert len(still) == 3, "all three movements are seen"
+    assert len(still) == 4, "all three movements are seen, and FIRE"
 
 
 def test_breakout_scores_and_hardly_loses_a_life() -> None:

@@ -1,0 +1,182 @@
+"""The updates of ``actor_critic``: the losses on one horizon of dreams, and the state that an exact resume needs."""
+
+import contextlib
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dream_env.checkpoint import load_optimizer, optimizer_tensors
+from dream_env.env import DreamEnv
+from dream_env.errors import TrainingError
+
+from .imagination import Imagined, imagine, learning_afterwards
+from .lambda_return import StepStandardizer, critic_loss, lambda_returns, mean_over, normalized, reinforce_loss
+from .latent_actor import ActorPolicy, Critic
+
+if TYPE_CHECKING:
+    from .actor_critic import ActorCritic
+
+
+class ActorCriticRun:
+    """Networks, optimisers, random numbers and counters of one run."""
+
+    def __init__(self, options: "ActorCritic", dream: DreamEnv, seed: int) -> None:
+        self.options = options
+        self.dream = dream
+        self.dreams = dream._dreams
+        self.dynamics = options.gradient == "dynamics"
+        device, feat_size = dream.device, dream.world_model.feat_size
+        shape = options.net_shape(feat_size)
+        self.policy = ActorPolicy(shape, dream.world_model.action_spec, options.squash)
+        self.actor = self.policy.actor.to(device)
+        self.critic, self.target = Critic(shape).to(device), Critic(shape).to(device)
+        self.target.load_state_dict(self.critic.state_dict())
+        self.optimizers = {
+            "actor": torch.optim.Adam(self.actor.parameters(), options.learning_rate),
+            "critic": torch.optim.Adam(self.critic.parameters(), options.learning_rate),
+        }
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.standardizer = StepStandardizer(dream.horizon, device)
+        self.expert_rows = dream.expert.step_rows()
+        self.updates = 0
+        self.steps = 0
+        self._sums: dict[str, float] = {}  # of the metrics since the last report
+        self._summed = 0
+
+    # ------------------------------------------------------------------------------------------------------- one update
+
+    def update(self, entropy_weight: float) -> None:
+        """Dream for one horizon and make one gradient step of the actor and of the critic."""
+        with learning_afterwards(self.dreams) if self.dynamics else contextlib.nullcontext():
+            imagined = imagine(self.dreams, self.actor, self.generator, gradients=self.dynamics)
+            metrics = self._losses(imagined, entropy_weight)
+            for name in ("actor", "critic"):
+                metrics[f"{name}_gradient"] = self._descend(name, metrics[f"{name}_loss"])
+        self.dreams.restart(self.dreams.everyone)
+        self.updates += 1
+        self.steps += int(imagined.valid.sum())
+        if self.updates % self.options.target_period == 0:
+            self.target.load_state_dict(self.critic.state_dict())
+        self._add(metrics, entropy_weight)
+
+    def _losses(self, imagined: Imagined, entropy_weight: float) -> dict[str, Tensor]:
+        """``actor_loss`` (eq. 16), ``critic_loss`` (eq. 15), and what else is worth knowing; each one number."""
+        options, valid = self.options, imagined.valid
+        value = self.critic(imagined.feat[:-1].detach())
+        with torch.set_grad_enabled(self.dynamics):
+            target_value = self.target(imagined.feat)
+        reward = self.standardizer(imagined.reward, valid) if options.standardize_rewards else imagined.reward
+        discount = options.gamma * (~imagined.ended).float()
+        returns = lambda_returns(reward, target_value[1:], discount, options.td_lambda)
+        advantage = (returns - (value if options.baseline == "critic" else target_value[:-1])).detach()
+        metrics = {
+            "dream_reward": mean_over(imagined.reward, valid),
+            "entropy": mean_over(imagined.entropy, valid),
+            "return": mean_over(returns, valid),
+            "advantage_std": advantage[valid].std(correction=0),
+        }
+        if self.dynamics:
+            actor_loss = -metrics["return"]
+        else:
+            advantage = normalized(advantage, valid) if options.normalize_advantage else advantage
+            actor_loss = reinforce_loss(imagined.log_prob, advantage, valid)
+        actor_loss = actor_loss - entropy_weight * metrics["entropy"]
+        if options.anchor:
+            clone_loss, clone_metrics = self._clone_loss(0.0)
+            actor_loss = actor_loss + options.anchor * clone_loss
+            metrics |= clone_metrics
+        return metrics | {"actor_loss": actor_loss, "critic_loss": critic_loss(value, returns, valid)}
+
+    def _descend(self, name: str, loss: Tensor) -> Tensor:
+        """One step of Adam; returns the gradient's norm."""
+        optimizer, limit = self.optimizers[name], self.options.max_gradient_norm or math.inf
+        parameters: list[Tensor] = optimizer.param_groups[0]["params"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=parameters)  # not into the world model, nor into the reward's networks
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if not torch.isfinite(loss + norm):
+            raise TrainingError(
+                f"the {name}'s loss is {loss.item():.3g} with a gradient of norm {norm.item():.3g} in update "
+                f"{self.updates + 1}, after {self.steps:,} steps; lower learning_rate (it is {self.options.learning_rate:g}), "
+                f"set max_gradient_norm (100, say), or standardize_rewards if dream_reward in the metrics is far from 0…1; "
+                f"and learn anew, since this run would come here again"
+            )
+        optimizer.step()
+        return norm
+
+    # ---------------------------------------------------------------------------------------------------------- cloning
+
+    def clone_first(self) -> dict[str, float]:
+        """Clone the expert before learning starts; metrics are those of the last tenth of the steps."""
+        options = self.options
+        optimizer = torch.optim.Adam(self.actor.parameters(), options.clone_learning_rate)
+        last: list[dict[str, Tensor]] = []
+        for update in range(options.warm_start_updates):
+            loss, metrics = self._clone_loss(options.clone_entropy)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if update >= 0.9 * (options.warm_start_updates - 1):
+                last.append(metrics)
+        return {name: float(torch.stack([metrics[name] for metrics in last]).mean()) for name in last[0]}
+
+    def _clone_loss(self, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """``−log π(aᴱ | ŝᴱ) − η_BC H(π(ŝᴱ))``, averaged over random states of the expert (DITTO eq. 9), and metrics."""
+        expert, device = self.dream.expert, self.dream.device
+        chosen = torch.randint(
+            len(self.expert_rows), (self.options.clone_batch,), generator=self.generator, device=device
+        )
+        rows = self.expert_rows[chosen]
+        policy = self.actor(expert.latents(rows).feat)
+        log_prob = policy.log_prob(expert.actions(rows))
+        loss = -log_prob.mean()
+        metrics = {"clone_loss": loss.detach()}
+        if self.actor.action.discrete:
+            metrics["clone_certain"] = (log_prob.detach().exp() > 0.5).float().mean()
+        if entropy_weight:
+            loss = loss - entropy_weight * policy.draw(self.generator).entropy.mean()
+        return loss, metrics
+
+    # ---------------------------------------------------------------------------------------- progress and checkpoints
+
+    def _add(self, metrics: dict[str, Tensor], entropy_weight: float) -> None:
+        numbers = torch.stack([metric.detach() for metric in metrics.values()]).tolist()  # one wait for the device
+        added = (
+            dict(zip(metrics, numbers, strict=True)) | {"entropy_weight": entropy_weight} | self.dream.reward_metrics
+        )
+        self._sums = {name: self._sums.get(name, 0.0) + number for name, number in added.items()}
+        self._summed += 1
+
+    def report(self) -> dict[str, float]:
+        """Metrics since the last report."""
+        means = {name: total / self._summed for name, total in self._sums.items()}
+        self._sums, self._summed = {}, 0
+        return {"steps": float(self.steps), **means}
+
+    def take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that an exact resume needs, between two updates."""
+        tensors = {"random/own": self.generator.get_state(), "random/torch": torch.get_rng_state()}
+        for name, state in self._stateful().items():
+            tensors |= {f"{name}/{key}": tensor for key, tensor in state.state_dict().items()}
+        for name, optimizer in self.optimizers.items():
+            tensors |= optimizer_tensors(optimizer, f"optimizer/{name}")
+        state = {"updates": self.updates, "steps": self.steps, "sums": self._sums, "summed": self._summed}
+        return tensors, state
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on where ``take`` was called."""
+        for name, stateful in self._stateful().items():
+            own = {key[len(name) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{name}/")}
+            stateful.load_state_dict(own)
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, tensors, f"optimizer/{name}")
+        self.generator.set_state(tensors["random/own"])
+        torch.set_rng_state(tensors["random/torch"])
+        self.updates, self.steps = state["updates"], state["steps"]
+        self._sums, self._summed = state["sums"], state["summed"]
+
+    def _stateful(self) -> dict[str, Any]:
+        return {"actor": self.actor, "critic": self.critic, "target": self.target, "dream": self.dream,
+                "standardizer": self.standardizer}  # fmt: skip
