@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -24,8 +25,8 @@ class RunConfig:
     quick: bool = False
     """A few minutes instead of most of an hour: shows every stage, learns too little to play well."""
     dataset: str | None = None
-    """Minari id of the demonstrations; dream/<game>/slips-v0 unless given, and made if it is not there."""
-    episodes: int = 36
+    """Minari id of the demonstrations; dream/<game>/slips-v1 unless given, and made if it is not there."""
+    episodes: int = 48
     """Games to record."""
     explore: float = 0.05
     """Probability of a random action while the ball is away: shows many positions of the paddle, costs no points."""
@@ -48,10 +49,11 @@ class RunConfig:
     """Reward plug-in."""
     learner: str = "ppo"
     """Learner plug-in."""
-    warm_start: str = "bc"
-    """bc starts the policy from one cloned in the expert's latents; none starts at random (see the results of both)."""
-    anchor: int = 4
-    """Cloning steps between two updates of the learner, so that it does not drift from the expert; 0 for none."""
+    warm_start: Literal["none", "bc"] | None = None
+    """bc starts the policy from one cloned in the expert's latents, none at random; for ppo it is bc unless given."""
+    anchor: int | float | None = None
+    """Pull towards the expert's actions: of SB3's learners so many cloning steps between two updates (4 for ppo unless
+    given), of ditto the weight of cloning in the actor's loss; 0 for none."""
     eval_episodes: int = 20
     """Real games for each row of the final table."""
     eval_seed: int = 10_000
@@ -69,6 +71,9 @@ meets most of its digits for the first time when its agent plays."""
 CLUMSY_SEED = 5_000
 """Seed of the first clumsy game: none of them is a game of the expert's."""
 
+PPO_OPTIONS: dict[str, Any] = {"warm_start": "bc", "anchor": 4}
+"""What ``run`` changes about ppo, its learner by default; any other is taken as its own authors left it."""
+
 QUICK = {"episodes": 4, "clumsy": 2, "updates": 300, "steps": 100_000, "eval_episodes": 2}
 """What ``--quick`` changes."""
 
@@ -80,7 +85,7 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
         changes = {name: value for name, value in QUICK.items() if getattr(config, name) == getattr(usual, name)}
         config = replace(config, **changes)  # type: ignore[arg-type]
     game, out = config.game, config.out
-    name = "slips-quick-v0" if config.quick else "slips-v0"
+    name = "slips-quick-v1" if config.quick else "slips-v1"
     dataset = config.dataset or f"dream/{game}/{name}"
     recorded = CollectConfig(
         game,
@@ -106,9 +111,12 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     train = replace(fit.train, seed=config.seed, updates=config.updates or fit.train.updates)
     observation = replace(fit.observation, crop=PLAYFIELD.get(environment_id(game)))
     wm = fit_stage(replace(fit, train=train, observation=observation, device=config.device), progress=progress)
-    learner = resolve_learner(config.learner, warm_start=config.warm_start, anchor=config.anchor)
+    given = {"warm_start": config.warm_start, "anchor": config.anchor}
+    options = {name: value for name, value in given.items() if value is not None}
+    learner = resolve_learner(config.learner, **(PPO_OPTIONS if config.learner == "ppo" else {}) | options)
+    name = config.reward if learner.follows_reward else config.learner
     agent = imitate_stage(
-        ImitateStage(wm, out / config.reward, steps=config.steps, seed=config.seed, device=config.device),
+        ImitateStage(wm, out / name, steps=config.steps, seed=config.seed, device=config.device),
         config.reward, learner, progress=progress,
     )  # fmt: skip
     evaluate_stage(EvaluateStage(agent, episodes=config.eval_episodes, seed=config.eval_seed), progress=progress)

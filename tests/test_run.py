@@ -79,6 +79,18 @@ def test_the_score_is_cut_away(asked, tmp_path):
     assert asked(tmp_path, game="breakout")[FitStage][0].observation.crop == (10, 64, 0, 64)
 
 
+def test_ppo_starts_from_a_clone_and_other_learners_as_they_are(asked, tmp_path):
+    _, ppo = asked(tmp_path / "ppo")["plugins"]
+    assert (ppo.warm_start, ppo.anchor) == ("bc", 4)
+    _, own = asked(tmp_path / "own", learner="ditto", anchor=0.3)["plugins"]
+    assert (own.warm_start, own.anchor) == ("none", 0.3)
+
+
+def test_a_learner_that_follows_no_reward_names_its_folder(asked, tmp_path):
+    found = asked(tmp_path, learner="dbc")
+    assert found[ImitateStage][0].out == found[EvaluateStage][0].agent == tmp_path / "dbc"
+
+
 def test_reward_and_learner_are_passed_on(asked, tmp_path):
     found = asked(tmp_path, learner="a2c", warm_start="none", anchor=0, updates=7)
     reward, learner = found["plugins"]
