@@ -32,6 +32,10 @@ from dream_env.world_model import WorldModel, WorldModelConfig
 FORMAT = 1
 """Raised when a folder of today could not be read by yesterday's code."""
 
+SHIPPED = Path(__file__).parent / "shipped"
+"""World models that come with the package, a folder each; opened as ``wm="shipped:NAME"``."""
+_SHIPPED_PREFIX = "shipped:"
+
 _MODEL_FILES = ("config.json", "weights.safetensors", "meta.json")
 
 
@@ -188,7 +192,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The local folder of a world model: ``path`` itself, or a download if it is a hub id."""
+    """The local folder of a world model: ``path`` itself, one in this package (``shipped:pong``), or a download."""
+    if str(path).startswith(_SHIPPED_PREFIX):
+        return _shipped(str(path).removeprefix(_SHIPPED_PREFIX))
     folder = Path(path)
     if folder.is_dir():
         missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
@@ -210,6 +216,23 @@ def model_folder(path: str | Path) -> Path:
         f"there is no folder {str(path)!r}; give the folder that `dream-env fit ... --out FOLDER` left, or a hub id "
         f"'user/repository'"
     )
+
+
+def shipped_model(environment: str) -> str | None:
+    """``shipped:NAME`` of the world model of an environment that comes with this package, if there is one."""
+    for folder in sorted(SHIPPED.glob("*/config.json")):
+        if read_json(folder)["source"]["environment"] == environment:
+            return _SHIPPED_PREFIX + folder.parent.name
+    return None
+
+
+def _shipped(name: str) -> Path:
+    names = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+    if name not in names:
+        raise CheckpointError(
+            f"no world model {name!r} comes with this package.{nearest(name, names)} These do: {', '.join(names) or 'none'}"
+        )
+    return SHIPPED / name
 
 
 def _looks_like_hub_id(path: str) -> bool:

@@ -65,7 +65,8 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
 
         Args:
             num_envs: number of dreams.
-            wm: folder of a world model, hub id ``"user/repository"``, or a WorldModel (then give ``expert`` too).
+            wm: folder of a world model, hub id ``"user/repository"``, one that comes with this package (``"shipped:pong"``,
+                which ``Dream-Pong-v0`` takes by itself), or a WorldModel (then give ``expert`` too).
             reward: name of a reward plug-in, ``"module:Class"``, or an instance.
             reward_options: options of a reward given by name.
             horizon: steps of a dream; 15 is DITTO's.
@@ -84,7 +85,7 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.horizon = horizon if max_episode_steps is None else min(horizon, max_episode_steps)
         _check_options(num_envs, self.horizon, render_mode, render_scale, output)
-        self.world_model, expert = open_world_model(wm, expert, split, device)
+        self.world_model, expert = open_world_model(wm, expert, split, device, environment)
         self.device = self.world_model.device
         if environment is not None:
             check_environment(self.world_model, environment)

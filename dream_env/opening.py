@@ -25,13 +25,20 @@ def latent_space(world_model: WorldModel) -> gymnasium.spaces.Box:
 
 
 def open_world_model(
-    wm: str | Path | WorldModel | None, expert: EncodedDemos | None, split: Split, device: str | None
+    wm: str | Path | WorldModel | None,
+    expert: EncodedDemos | None,
+    split: Split,
+    device: str | None,
+    environment: str | None = None,
 ) -> tuple[WorldModel, EncodedDemos]:
-    """Load what is a folder or a hub id, and put model and expert on one device."""
+    """Load what is a folder or a hub id, or else the model of ``environment`` that comes with this package, if any; put
+    model and expert on one device."""
+    if wm is None and environment is not None:
+        wm = checkpoint.shipped_model(environment)
     if wm is None:
         raise ConfigError(
             "a dream needs a world model: pass wm=, the folder that `dream-env fit ... --out FOLDER` left, a hub id "
-            "'user/repository', or a WorldModel"
+            "'user/repository', 'shipped:pong', or a WorldModel"
         )
     if isinstance(wm, WorldModel):
         if expert is None:

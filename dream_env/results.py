@@ -72,6 +72,11 @@ class Row:
         """The offline metric by which this policy was chosen among those kept on the way; empty for the last one."""
         return str(json.loads(self.options).get("select", "")) if self.options else ""
 
+    @property
+    def trained(self) -> bool:
+        """Whether this is a policy that somebody trained here, and no random actions and no recordings."""
+        return self.method not in ("random", "expert")
+
 
 COLUMNS = tuple(field.name for field in fields(Row))
 _TYPES: dict[str, Any] = {field.name: field.type for field in fields(Row)}

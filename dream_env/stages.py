@@ -155,7 +155,7 @@ class ImitateStage:
     """Learn a policy inside a dream."""
 
     wm: Positional[Path]
-    """Folder of the world model."""
+    """Folder of the world model, or shipped:pong for the one that comes with this package."""
     out: Path
     """Folder to leave the agent in."""
     steps: int = 2_000_000
@@ -184,7 +184,7 @@ def imitate_stage(
     dream = DreamEnv(
         stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device
     )
-    held_out = load_encoded(stage.wm, "held_out", stage.device)
+    held_out = load_encoded(checkpoint.model_folder(stage.wm), "held_out", stage.device)
     held_out.windows(stage.horizon)
     identity = {**config_to_json(stage), "reward": _plugin_identity(reward), "learner": _plugin_identity(learner)}
     for name in ("out", "device"):

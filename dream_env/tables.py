@@ -74,8 +74,7 @@ def results_table(paths: Iterable[str | Path]) -> str:
     for path in paths:
         for row in results.read(Path(path)):
             same = (row.environment, row.method, row.learner, row.warm_start, row.options, row.preset, row.n_expert)
-            trained = bool(row.learner)
-            key = (*(same if trained else (row.environment, row.method)), row.deterministic)
+            key = (*(same if row.trained else (row.environment, row.method)), row.deterministic)
             rows = groups.setdefault(key, [])
             if not any(_same_games(row, other) for other in rows):
                 rows.append(row)
@@ -83,14 +82,14 @@ def results_table(paths: Iterable[str | Path]) -> str:
     lines = [_group_line(rows) for rows in sorted(
         groups.values(), key=lambda rows: (rows[0].environment, order.get(rows[0].method, 2))
     )]  # fmt: skip
-    head = ("environment", *HEAD[:2], "seeds", *HEAD[2:], "minutes")
+    head = ("environment", *HEAD[:2], "demos", "seeds", *HEAD[2:], "minutes")
     return markdown(head, lines, text_columns=3)
 
 
 def _same_games(row: Row, other: Row) -> bool:
     # Every run plays the same random games; an agent evaluated twice, once with --select, is still one training seed.
     same_run = (row.experiment, row.seed) == (other.experiment, other.seed)
-    return row.returns == other.returns and (same_run and bool(row.returns) if row.learner else True)
+    return row.returns == other.returns and (same_run and bool(row.returns) if row.trained else True)
 
 
 def _group_line(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -99,7 +98,8 @@ def _group_line(rows: Sequence[Row]) -> tuple[str, ...]:
     low, high = _interval_over_seeds(runs)
     minutes = np.mean([row.wall_minutes for row in rows])
     return (
-        first.environment, policy_name(first), actions_name(first), str(len(rows)) if first.learner else "",
+        first.environment, policy_name(first), actions_name(first), str(first.n_expert or "") if first.trained else "",
+        str(len(rows)) if first.trained else "",
         str(sum(row.episodes for row in rows)), number(float(np.mean([row.return_mean for row in rows]))),
         number(float(iqm(np.concatenate(runs)))), interval(low, high),
         number(float(np.mean([row.normalized for row in rows])), 2), f"{minutes:.0f}" if minutes else "",

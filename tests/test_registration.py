@@ -5,9 +5,11 @@ import sys
 
 import ale_py
 import gymnasium
+import numpy as np
 import pytest
 
 from dream_env import checkpoint
+from dream_env.checkpoint import SHIPPED
 from dream_env.encoded import save_encoded
 from dream_env.env import DreamEnv
 from dream_env.errors import CheckpointError, ConfigError, EnvironmentMismatch
@@ -115,9 +117,30 @@ def test_dream_v0_takes_any_model(pong_folder):
 
 def test_a_dream_without_a_world_model_says_what_to_pass():
     with pytest.raises(ConfigError, match=r"needs a world model: pass wm="):
-        gymnasium.make("Dream-Pong-v0")
+        gymnasium.make("Dream-Breakout-v0")
     with pytest.raises(ConfigError, match=r"needs a world model: pass wm="):
-        gymnasium.make_vec("Dream-Pong-v0", num_envs=2)
+        gymnasium.make_vec("Dream-v0", num_envs=2)
+
+
+def test_pong_comes_with_the_package():
+    dreams = gymnasium.make_vec("Dream-Pong-v0", num_envs=64)
+    assert dreams.world_model.source.environment == "ALE/Pong-v5"
+    dreams.reset(seed=0)
+    rows = dreams._dreams.rows
+    rewards = [dreams.step(dreams.expert.actions(rows + t).numpy())[1].mean() for t in range(dreams.horizon)]
+    dreams.reset(seed=0)
+    dreams.action_space.seed(0)
+    at_random = [dreams.step(dreams.action_space.sample())[1].mean() for _ in range(dreams.horizon)]
+    assert np.mean(rewards) > np.mean(at_random) + 0.05, "it knows one action from another"
+    assert sum(path.stat().st_size for path in (SHIPPED / "pong").iterdir()) < 15e6
+    single = gymnasium.make("Dream-Pong-v0", render_mode="rgb_array")
+    single.reset(seed=0)
+    assert single.render().ndim == 3
+
+
+def test_a_model_that_does_not_come_with_the_package_is_named():
+    with pytest.raises(CheckpointError, match=r"no world model 'pongg' comes with this package. Did you mean .pong"):
+        gymnasium.make("Dream-v0", wm="shipped:pongg")
 
 
 def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path):

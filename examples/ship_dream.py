@@ -1,0 +1,56 @@
+"""Put a small trained dream into the package: ``python examples/ship_dream.py runs/pong-0/wm pong``.
+
+Weights in half precision and the first few encoded demonstrations, so that ``gymnasium.make("Dream-Pong-v0")`` works with no
+world model at hand. Which run it came from, and what was changed, is written into its ``meta.json``.
+"""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from tyro.conf import Positional
+
+from dream_env.checkpoint import SHIPPED, read_json, read_tensors, write_json, write_tensors
+from dream_env.encoded import load_encoded, save_encoded
+
+LIMIT_MB = 15
+"""Most that a package should carry."""
+
+
+@dataclass(frozen=True)
+class Ship:
+    """Which model, and how much of its demonstrations."""
+
+    wm: Positional[Path]
+    """Folder that `dream-env fit` left."""
+    name: Positional[str]
+    """What it will be called: wm="shipped:NAME"."""
+    train: int = 6
+    """Encoded expert episodes to start dreams from."""
+    held_out: int = 1
+    """Encoded episodes to measure on."""
+
+
+def main(config: Ship) -> None:
+    """Write ``dream_env/shipped/NAME``."""
+    folder = SHIPPED / config.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copy(config.wm / "config.json", folder)
+    weights = read_tensors(config.wm / "weights.safetensors")
+    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    write_tensors(folder / "weights.safetensors", halved)
+    for split, episodes in (("train", config.train), ("held_out", config.held_out)):
+        save_encoded(load_encoded(config.wm, split).take(episodes), folder, split)  # type: ignore[arg-type]
+    changed = {"weights": "float16", "train_episodes": config.train, "held_out_episodes": config.held_out}
+    write_json(folder / "meta.json", {**read_json(config.wm / "meta.json"), "shipped": changed})
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    print(f"{folder}: {size:.1f} MB")
+    if size > LIMIT_MB:
+        sys.exit(f"{size:.1f} MB is more than {LIMIT_MB} MB: take fewer episodes")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Ship))
