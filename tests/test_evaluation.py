@@ -378,8 +378,8 @@ def test_selected_policy_is_played_beside_the_last_in_the_same_games(two_snapsho
     assert (rows[-1].seed, rows[-1].eval_seed, rows[-1].episodes) == (4, 10_000, 2)
     assert sorted(GameLog(folder / "episodes.csv").through_training()) == [0, 500]
     table = results_table([tmp_path / "all.csv"])
-    assert "| ditto + ppo from bc by latent_distance | argmax | 1 | 2 |" in table
-    assert "| ditto + ppo from bc | argmax | 1 | 2 |" in table  # evaluated twice, and still one training seed
+    assert "| ditto + ppo from bc by latent_distance | argmax | 2 | 1 | 2 |" in table
+    assert "| ditto + ppo from bc | argmax | 2 | 1 | 2 |" in table  # evaluated twice, and still one training seed
 
 
 def test_agreement_is_the_more_the_better_and_a_squared_error_the_less(two_snapshots):

@@ -155,8 +155,8 @@ def test_results_table_has_one_line_for_each_way_to_act_over_all_seeds(tmp_path)
         ])  # fmt: skip
     table = results_table([tmp_path / "1.csv", tmp_path / "2.csv"]).splitlines()
     assert len(table) == 4
-    assert table[2].startswith("| ALE/Pong-v5 | random | sampled |  | 3 | −20.5 | −20.5 |")  # the same games, once
-    assert table[3].startswith("| ALE/Pong-v5 | ditto + ppo from bc | argmax | 2 | 6 | 19.0 |")
+    assert table[2].startswith("| ALE/Pong-v5 | random | sampled |  |  | 3 | −20.5 | −20.5 |")  # the same games, once
+    assert table[3].startswith("| ALE/Pong-v5 | ditto + ppo from bc | argmax | 18 | 2 | 6 | 19.0 |")
     assert table[3].endswith("| 0.95 | 42 |")
 
 
