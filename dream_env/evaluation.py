@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 from rich.console import Console
 from tyro.conf import Positional
 
@@ -118,7 +119,10 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
             play(f"after {steps:,} steps", snapshot, stage.snapshot_episodes, steps=steps)
     if stage.video and not (stage.agent / "agent.mp4").is_file():
         environment = environment_of(agent.world_model, render=True)()
-        agent_video(agent, environment, stage.agent / "agent.mp4", seed=stage.seed)
+        try:
+            agent_video(agent, environment, stage.agent / "agent.mp4", seed=stage.seed)
+        except gymnasium.error.DependencyNotInstalled as error:  # pygame, of the classic-control environments
+            Console().print(f"no agent.mp4: {error}")
         environment.close()
     if progress:
         Console().print(rich_table(rows, title=title))

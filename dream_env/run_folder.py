@@ -71,11 +71,14 @@ class MetricsLog:
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
+        writer.writerows({name: self._cell(name, value) for name, value in row.items()} for row in self.rows)
         write_file(self.path, text.getvalue())
         for name, value in metrics.items():
             if name != self.index:
                 self._board.add_scalar(name, value, int(metrics[self.index]))
+
+    def _cell(self, name: str, value: float) -> str:
+        return str(int(value)) if name == self.index else f"{value:.6g}"  # 1,007,616 steps are not 1.00762e+06
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -95,3 +95,12 @@ def test_tensorboard_sees_the_same_numbers(tmp_path):
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in board.Scalars("loss")] == [(2, 0.5), (4, 0.25)]
     assert board.Tags()["scalars"] == ["loss"]
+
+
+def test_a_large_count_is_written_whole(tmp_path):
+    with MetricsLog(tmp_path, "steps") as log:
+        log.add({"steps": 1_007_616.0, "loss": 1 / 3})
+    (row,) = read_metrics(tmp_path / "metrics.csv")
+    assert row["steps"] == 1_007_616
+    with MetricsLog(tmp_path, "steps", start=1_007_616) as log:
+        assert len(log.rows) == 1, "a run that goes on from there keeps it"
