@@ -53,7 +53,8 @@ class CollectConfig:
     """Scripted experts: probability of a random action in any step; costs points, and shows the model what slips lead
     to."""
     lapse: float | None = None
-    """Scripted experts: probability in any step of a lapse of up to 40 steps; such games are for the model only (--also)."""
+    """Scripted experts: probability in any step that a lapse of up to 30 steps begins; recorded as slips, which the model
+    learns from and nobody imitates."""
     deterministic: bool | None = None
     """SB3 agents: always the most likely action; by default only where actions are continuous."""
     size: int = 64
@@ -68,6 +69,8 @@ class CollectConfig:
     """SB3 zips: allow unpickling, which runs code of whoever made the file, where weights alone do not suffice."""
     workers: int = 1
     """Processes that play at the same time; the games are the same."""
+    device: str = "cpu"
+    """SB3 agents: where their network runs, cpu, cuda, cuda:1 …; the games are always played on the CPU."""
 
     @property
     def dataset_id(self) -> str:
@@ -81,7 +84,7 @@ class CollectConfig:
     def identity(self) -> dict[str, Any]:
         """What decides what is recorded: the games are a function of it."""
         options = asdict(self)
-        for name in ("dataset", "workers", "trust"):
+        for name in ("dataset", "workers", "trust", "device"):
             options.pop(name)
         return {**options, "environment": environment_id(self.environment)}
 
@@ -160,7 +163,7 @@ class _Player:
         self.env = _make(config)
         self.expert = expert or make_expert(
             config.expert, config.environment, explore=config.explore, noise=config.noise, lapse=config.lapse,
-            deterministic=config.deterministic, trust=config.trust,
+            deterministic=config.deterministic, trust=config.trust, device=config.device,
         )  # fmt: skip
 
     def play(self, index: int) -> tuple[float, int]:

@@ -65,6 +65,7 @@ def make_expert(
     lapse: float | None = None,
     deterministic: bool | None = None,
     trust: bool = False,
+    device: str = "cpu",
 ) -> Expert | Act:
     """Make the expert of a name for an environment; the options are those of ``CollectConfig``."""
     if name == "random":
@@ -81,7 +82,7 @@ def make_expert(
         options = {"explore": explore, "noise": noise, "lapse": lapse}
         return SCRIPTED[gym_id](**{option: value for option, value in options.items() if value is not None})
     if name.endswith(".zip") or "/" in name:
-        return SB3Expert(name, deterministic=deterministic, trust=trust)
+        return SB3Expert(name, deterministic=deterministic, trust=trust, device=device)
     if ":" in name:
         return _imported(name)
     raise ConfigError(

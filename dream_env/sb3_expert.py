@@ -28,21 +28,24 @@ class SB3Expert:
             be the same game every time.
         trust: let SB3 unpickle the file, which runs whatever code is in it, if its policy cannot be built from the
         weights.
+        device: where the network runs.
     """
 
-    def __init__(self, source: str, *, deterministic: bool | None = None, trust: bool = False) -> None:
+    def __init__(
+        self, source: str, *, deterministic: bool | None = None, trust: bool = False, device: str = "cpu"
+    ) -> None:
         self.path = find_zip(source)
         self.deterministic = deterministic
         self.normalizer = Normalizer.beside(self.path)
         try:
-            self.policy: Any = WeightsPolicy.read(self.path)
+            self.policy: Any = WeightsPolicy.read(self.path).to(device)
         except UnknownPolicy as error:
             if not trust:
                 raise ConfigError(
                     f"{self.path} cannot be played from its weights alone ({error}). SB3 can load it by unpickling, "
                     "which runs any code its author put in: if you trust the author, allow it with --trust (trust=True)"
                 ) from error
-            self.policy = TrustedPolicy(self.path)
+            self.policy = TrustedPolicy(self.path, device)
         self._view: AtariView | None = None
         self._generator = torch.Generator()
 
@@ -73,7 +76,7 @@ class TrustedPolicy:
 
     channels = 0
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str = "cpu") -> None:
         import sb3_contrib
         import stable_baselines3
 
@@ -87,7 +90,7 @@ class TrustedPolicy:
                 f"cannot tell which algorithm made {path.name}: its name should begin with one of "
                 f"{', '.join(sorted(algorithms))}, as in ppo-CartPole-v1.zip"
             )
-        self._algorithm, self._path = algorithms[name], path
+        self._algorithm, self._path, self._device = algorithms[name], path, device
         self._model: Any = None
         self._state: Any = None
         self._start = np.array([True])
@@ -99,7 +102,7 @@ class TrustedPolicy:
             space = env.observation_space
             if isinstance(space, spaces.Dict) and "state" in space.spaces:
                 space = space.spaces["state"]
-            self._model = self._algorithm.load(self._path, device="cpu", custom_objects={
+            self._model = self._algorithm.load(self._path, device=self._device, custom_objects={
                 "lr_schedule": _zero, "clip_range": _zero, "learning_rate": 0.0, "observation_space": space,
                 "action_space": env.action_space,
             })  # fmt: skip

@@ -88,7 +88,10 @@ class WeightsPolicy(nn.Module):
                 f"this agent was made for observations of {self.features_size} numbers, but saw an array of shape "
                 f"{seen.shape}"
             )
-        out = self.head(self.features(x.unsqueeze(0)))[0]
+        weight = next(self.head.parameters())
+        out = self.head(self.features(x.unsqueeze(0).to(weight.device)))[
+            0
+        ].cpu()  # sampled on the CPU: the same anywhere
         if isinstance(space, spaces.Discrete):
             if deterministic or self.kind == "dqn":
                 return int(out.argmax()) + int(space.start)

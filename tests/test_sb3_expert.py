@@ -223,3 +223,12 @@ def test_observations_of_another_size_are_refused(tmp_path: Path) -> None:
     expert.reset(gymnasium.make("CartPole-v1"), 0)
     with pytest.raises(ConfigError, match=r"made for observations of 4 numbers, but saw an array of shape \(3,\)"):
         expert(np.zeros(3, np.float32))
+
+
+def test_the_network_runs_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ppo-CartPole-v1.zip"
+    stable_baselines3.PPO("MlpPolicy", "CartPole-v1", device="cpu").save(path)
+    moved: list[str] = []
+    monkeypatch.setattr(WeightsPolicy, "to", lambda self, device: moved.append(device) or self)
+    make_expert(str(path), "CartPole-v1", device="meta")
+    assert moved == ["meta"]
