@@ -103,7 +103,7 @@ class Dreams:
             self.expert_latent = self._merge(self.expert_latent, transition.expert_latent_tp1, which)
         if self.recorder is not None:
             who = self.everyone if which is None else which
-            self._learn(self.recorder.step(who, rows, transition, terminated | truncated))
+            self.learn_from(self.recorder.step(who, rows, transition, terminated | truncated))
         return reward, terminated, truncated
 
     def _noise(self, which: Int[Tensor, " some"] | None) -> Float[Tensor, "some noise"]:
@@ -159,7 +159,8 @@ class Dreams:
             )
         return reward
 
-    def _learn(self, rollouts: list[Rollout]) -> None:
+    def learn_from(self, rollouts: list[Rollout]) -> None:
+        """Let the reward learn, and keep its metrics."""
         for rollout in rollouts:
             try:
                 with torch.enable_grad():

@@ -92,7 +92,8 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
         self.expert = expert if episodes is None else expert.take(episodes)
         self.reward = load_reward(reward, **(reward_options or {}))
         self.reward.prepare(self.world_model, self.expert)
-        self._dreams = Dreams(num_envs, self.world_model, self.expert, self.reward, self.horizon, terminate)
+        # Public for learners that work on tensors: it steps without numpy, and with gradients where they are on.
+        self.dreams = Dreams(num_envs, self.world_model, self.expert, self.reward, self.horizon, terminate)
 
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -122,18 +123,18 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
                 dream starts on, instead of a random one.
         """
         options = known_options(options, ("reset_mask", "rows"))
-        which = chosen_by(options.get("reset_mask"), self._dreams.everyone)
+        which = chosen_by(options.get("reset_mask"), self.dreams.everyone)
         if len(which) < self.num_envs and not self._seeded:
             raise ResetNeeded("the first reset must be of all dreams; call reset() without a reset_mask before")
         rows = None
         if options.get("rows") is not None:
-            rows = expert_rows(options["rows"], self._dreams.starts, self.num_envs, self.horizon)[which]
+            rows = expert_rows(options["rows"], self.dreams.starts, self.num_envs, self.horizon)[which]
         super().reset(seed=int(seed) if isinstance(seed, (int, np.integer)) else None)
         if not self._seeded:
-            self._dreams.seed(*seeds_for(int(self.np_random.integers(2**31)), which, self.num_envs))
+            self.dreams.seed(*seeds_for(int(self.np_random.integers(2**31)), which, self.num_envs))
             self._seeded = True
-        self._dreams.seed(*seeds_for(seed, which, self.num_envs))
-        self._dreams.restart(which, rows)
+        self.dreams.seed(*seeds_for(seed, which, self.num_envs))
+        self.dreams.restart(which, rows)
         if self._ended is not None:
             still = self._ended.index_fill(0, which, False)
             self._ended = still if bool(still.any()) else None
@@ -145,7 +146,7 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
         if not self._seeded:
             raise ResetNeeded("reset() must be called before the first step()")
         if self._ended is None:
-            reward, terminated, truncated = self._dreams.step(self._action(actions, None))
+            reward, terminated, truncated = self.dreams.step(self._action(actions, None))
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
             reward, terminated, truncated = self._step_or_restart(actions, self._ended)
         else:
@@ -158,25 +159,25 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
         infos: dict[str, Any] = {}
         if self._ended is not None and self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos = self._final_infos(ended)
-            self._dreams.restart(self._dreams.everyone[ended])
+            self.dreams.restart(self.dreams.everyone[ended])
             self._ended = None
         self.last_rewards = reward
         flags = self._border(terminated), self._border(truncated)
         return self._observation(), self._border(reward.double()), *flags, infos
 
     def _step_or_restart(self, actions: Any, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        live, over = self._dreams.everyone[~ended], self._dreams.everyone[ended]
+        live, over = self.dreams.everyone[~ended], self.dreams.everyone[ended]
         reward = torch.zeros(self.num_envs, device=ended.device)
         terminated, truncated = torch.zeros_like(ended), torch.zeros_like(ended)
-        self._dreams.restart(over)
+        self.dreams.restart(over)
         if len(live):
-            reward[live], terminated[live], truncated[live] = self._dreams.step(self._action(actions, live), live)
+            reward[live], terminated[live], truncated[live] = self.dreams.step(self._action(actions, live), live)
         return reward, terminated, truncated
 
     def _final_infos(self, ended: Tensor) -> dict[str, Any]:
         # As Gymnasium's own vector environments give them: an array of arrays, None where the dream goes on.
         mask = self._border(ended)
-        final_obs = self._dreams.latent.feat
+        final_obs = self.dreams.latent.feat
         if self.output == "torch":
             return {"final_obs": final_obs, "_final_obs": mask, "final_info": {}, "_final_info": mask.clone()}
         array = np.full(self.num_envs, None, dtype=object)
@@ -184,7 +185,7 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
         return {"final_obs": array, "_final_obs": mask, "final_info": {}, "_final_info": mask.copy()}
 
     def _observation(self) -> Any:
-        return self._border(self._dreams.latent.feat)
+        return self._border(self.dreams.latent.feat)
 
     def _border(self, tensor: Tensor) -> Any:
         return tensor if self.output == "torch" else tensor.cpu().numpy()
@@ -206,12 +207,12 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
     @property
     def reward_metrics(self) -> dict[str, float]:
         """What the reward's ``update`` last reported; empty for a reward that does not learn."""
-        return self._dreams.reward_metrics
+        return self.dreams.reward_metrics
 
     @property
     def steps_t(self) -> Any:
         """How many steps each dream has behind it, (N,)."""
-        return self._border(self._dreams.steps)
+        return self._border(self.dreams.steps)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One decoded RGB picture a dream, each pixel ``render_scale`` wide."""
@@ -220,17 +221,17 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
                 'render() does nothing without a render mode; make the dream with render_mode="rgb_array"'
             )
             return None
-        frames = self.world_model.render(self._dreams.latent)
+        frames = self.world_model.render(self.dreams.latent)
         return tuple(frames.repeat(self.render_scale, axis=1).repeat(self.render_scale, axis=2))
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that a resumed run needs to go on as if it had not stopped, the reward's learning included."""
         ended = torch.zeros(self.num_envs, dtype=torch.bool) if self._ended is None else self._ended.clone()
-        return {"ended": ended, "seeded": torch.tensor(self._seeded), **self._dreams.state_dict()}
+        return {"ended": ended, "seeded": torch.tensor(self._seeded), **self.dreams.state_dict()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on where ``state_dict`` was taken, in an environment made with the same options."""
-        self._dreams.load_state_dict(state)
+        self.dreams.load_state_dict(state)
         ended = state["ended"].to(self.device)
         self._ended = ended if bool(ended.any()) else None
         self._seeded = bool(state["seeded"])

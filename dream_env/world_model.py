@@ -94,7 +94,7 @@ class WorldModel(nn.Module):
         self.source = source
         self.standardizer = Standardizer(observation_spec, statistics)
         keys = observation_spec.keys
-        self.encoders = nn.ModuleDict({_module_name(key): _encoder(config, key) for key in keys})
+        self.encoders = nn.ModuleDict({_module_name(key): make_encoder(config, key) for key in keys})
         embed_size = sum(int(encoder.embed_size) for encoder in self.encoders.values())  # type: ignore[arg-type, misc]
         self.rssm = RSSM(config.rssm, action_spec.size, embed_size)
         self.decoders = nn.ModuleDict({_module_name(key): _decoder(config, key, self.feat_size) for key in keys})
@@ -260,7 +260,8 @@ def _module_name(key: ObservationKey) -> str:
     return "key_" + key.name.replace(".", "_").replace("/", "__")
 
 
-def _encoder(config: WorldModelConfig, key: ObservationKey) -> ConvEncoder | FlatEncoder:
+def make_encoder(config: WorldModelConfig, key: ObservationKey) -> ConvEncoder | FlatEncoder:
+    """A fresh encoder of one observation key: what a world model, or a clone from pictures, looks through."""
     if key.kind == "image" and config.image_net == "cnn":
         _check_image_size(key)
         return ConvEncoder(key.shape[-1], config.depth, config.rssm.activation)

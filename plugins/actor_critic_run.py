@@ -25,7 +25,7 @@ class ActorCriticRun:
     def __init__(self, options: "ActorCritic", dream: DreamEnv, seed: int) -> None:
         self.options = options
         self.dream = dream
-        self.dreams = dream._dreams
+        self.dreams = dream.dreams
         self.dynamics = options.gradient == "dynamics"
         device, feat_size = dream.device, dream.world_model.feat_size
         shape = options.net_shape(feat_size)

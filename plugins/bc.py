@@ -36,7 +36,7 @@ from dream_env.errors import ConfigError
 from dream_env.nets import mlp
 from dream_env.plugin import Observes, Policy, RowMemory
 from dream_env.spaces import ActionSpec, ObservationKey, ObservationSpec, Standardizer
-from dream_env.world_model import WorldModel, WorldModelConfig, _encoder
+from dream_env.world_model import WorldModel, WorldModelConfig, make_encoder
 
 from .cloning_learners import ActionHead, ClonedPolicy, CloningLearner, Examples
 
@@ -103,7 +103,7 @@ class ObservationNet(nn.Module):
         self.names = [key.name for key in spec.keys]
         self.standardizer = Standardizer(spec)
         # The world model's own choice of network and sizes, by the very function that makes them there.
-        encoders = [_encoder(config, _stacked(key, stack)) for key in spec.keys]
+        encoders = [make_encoder(config, _stacked(key, stack)) for key in spec.keys]
         self.encoders = nn.ModuleList(encoders)
         embed_size = sum(encoder.embed_size for encoder in encoders)
         self.policy = mlp([embed_size, *net_arch, output_size], config.rssm.activation)

@@ -86,7 +86,7 @@ def learning_afterwards(dreams: Dreams) -> Iterator[None]:
         yield
     finally:
         dreams.recorder = recorder
-    dreams._learn(later.rollouts())
+    dreams.learn_from(later.rollouts())
 
 
 class _LaterRecorder(RolloutRecorder):

@@ -234,7 +234,7 @@ def test_start_rows_are_drawn_uniformly_from_all_windows():
     envs = make_dream(4096)
     envs.reset(seed=0)
     starts = envs.expert.windows(HORIZON)
-    counts = torch.bincount(envs._dreams.rows, minlength=int(starts.max()) + 1)[starts]
+    counts = torch.bincount(envs.dreams.rows, minlength=int(starts.max()) + 1)[starts]
     assert int(counts.sum()) == 4096  # nowhere else
     expected = 4096 / len(starts)
     assert (counts - expected).abs().max() < 6 * expected**0.5
@@ -268,7 +268,7 @@ def test_rewards_compare_with_the_expert_at_the_same_step_of_its_window():
 def test_a_dream_step_is_one_step_of_the_world_model():
     envs = make_dream(2, autoreset_mode="Disabled")
     envs.reset(seed=0)
-    before, action = envs._dreams.latent, torch.tensor([2, 0])
+    before, action = envs.dreams.latent, torch.tensor([2, 0])
     obs = envs.step(action.numpy())[0]
     deter = envs.world_model.imagine_step(before, action, torch.rand(2, envs.world_model.noise_size)).deter
     np.testing.assert_allclose(obs[:, :32], deter.detach().numpy(), atol=1e-6)
@@ -369,7 +369,7 @@ def test_a_dream_is_rendered_by_decoding_it():
     envs = make_dream(2, render_mode="rgb_array")
     envs.reset(seed=0)
     frames = envs.render()
-    np.testing.assert_array_equal(np.stack(frames), envs.world_model.render(envs._dreams.latent))
+    np.testing.assert_array_equal(np.stack(frames), envs.world_model.render(envs.dreams.latent))
     assert frames[0].shape == (16, 16, 3)
 
 
@@ -378,7 +378,7 @@ def test_render_scale_makes_every_pixel_a_square():
     envs.reset(seed=0)
     (frame,) = envs.render()
     assert frame.shape == (48, 48, 3)
-    np.testing.assert_array_equal(frame[::3, ::3], envs.world_model.render(envs._dreams.latent)[0])
+    np.testing.assert_array_equal(frame[::3, ::3], envs.world_model.render(envs.dreams.latent)[0])
     np.testing.assert_array_equal(frame[2::3, 2::3], frame[::3, ::3])
 
 
@@ -446,8 +446,8 @@ def test_dreams_that_end_at_different_times_are_gathered_into_rollouts_of_one_si
 
 
 def test_nothing_is_recorded_for_a_reward_that_does_not_learn():
-    assert make_dream()._dreams.recorder is None
-    assert make_dream(reward=Counting())._dreams.recorder is not None
+    assert make_dream().dreams.recorder is None
+    assert make_dream(reward=Counting()).dreams.recorder is not None
 
 
 @pytest.mark.parametrize("mode", MODES)

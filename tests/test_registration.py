@@ -126,7 +126,7 @@ def test_pong_comes_with_the_package():
     dreams = gymnasium.make_vec("Dream-Pong-v0", num_envs=64)
     assert dreams.world_model.source.environment == "ALE/Pong-v5"
     dreams.reset(seed=0)
-    rows = dreams._dreams.rows
+    rows = dreams.dreams.rows
     rewards = [dreams.step(dreams.expert.actions(rows + t).numpy())[1].mean() for t in range(dreams.horizon)]
     dreams.reset(seed=0)
     dreams.action_space.seed(0)
