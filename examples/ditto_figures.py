@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib
 import numpy as np
@@ -101,6 +102,8 @@ def _through_training(config: Figures) -> None:
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if not row["method"].startswith(("horizon-", *_METRICS))]
     for game in sorted({row["game"] for row in rows}):
+        methods = sorted({row["method"] for row in rows if row["game"] == game})
+        colours = {method: f"C{i}" for i, method in enumerate(methods)}  # the same in all panels; bc is in two of them
         figure, panels = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
         for panel, (name, label) in zip(
             panels,
@@ -111,7 +114,7 @@ def _through_training(config: Figures) -> None:
             for row in rows:
                 if row["game"] == game and row[name]:
                     lines[row["method"]][float(row["steps"])].append(float(row[name]))
-            _lines(panel, lines)
+            _lines(panel, lines, colours)
             panel.set_xlabel("steps")
             panel.set_ylabel(label)
         panels[0].legend(fontsize="x-small")
@@ -132,12 +135,12 @@ def _draw(points: Points, path: Path, x: str, y: str, *, levels: Mapping[str, fl
     plt.close(figure)
 
 
-def _lines(panel: plt.Axes, points: Points) -> None:
+def _lines(panel: plt.Axes, points: Points, colours: Mapping[str, str] = MappingProxyType({})) -> None:
     for name, line in sorted(points.items()):
         xs = sorted(line)
         mean = np.array([np.mean(line[x]) for x in xs])
         error = np.array([np.std(line[x]) / np.sqrt(len(line[x])) for x in xs])
-        (drawn,) = panel.plot(xs, mean, marker="o", markersize=3, label=name)
+        (drawn,) = panel.plot(xs, mean, marker="o", markersize=3, label=name, color=colours.get(name))
         panel.fill_between(xs, mean - error, mean + error, alpha=0.2, color=drawn.get_color())
 
 
