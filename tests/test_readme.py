@@ -1,8 +1,10 @@
 """The README does what it says: its Python runs, its commands parse, its tables are those of the result files."""
 
 import contextlib
+import dataclasses
 import io
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -132,6 +134,8 @@ def flags():
 
 def test_every_flag_in_the_text_is_one_that_there_is(flags):
     others = {"--check", "--strict", "--explicit-package-bases"}  # of the tools named beside
+    grid = runpy.run_path(str(ROOT / "examples" / "ditto_paper.py"))["Grid"]
+    flags = flags | {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(grid)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]+", TEXT)) - others
     assert {"--quick", "--warm-start", "--anchor", "--preset"} <= named
     assert named <= flags
