@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass, replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
+from cut_off import CutOff
 from dream_env.plugins.actor_critic import ActorCritic
 from dream_env.plugins.actor_critic_run import ActorCriticRun
 from dream_env.plugins.imagination import imagine
@@ -468,24 +468,6 @@ def test_the_learner_keeps_the_contract(options):
     check_learner("ditto", steps=400, **options)
 
 
-class CutOff(Store):
-    """Always due, and the run is cut off after some saves."""
-
-    def __init__(self, folder, saves):
-        super().__init__(folder)
-        self.saves = saves
-
-    def due(self):
-        return True
-
-    def save(self, *arguments):
-        path = super().save(*arguments)
-        self.saves -= 1
-        if self.saves == 0:
-            raise KeyboardInterrupt
-        return path
-
-
 @pytest.mark.parametrize(
     ("action_space", "options"),
     [(None, {}), (None, EVERYTHING), (BOX, EVERYTHING), (BOX, {**EVERYTHING, "gradient": "dynamics"})],
@@ -550,14 +532,6 @@ def test_the_dynamics_gradient_refuses_discrete_actions():
         ConfigError, match=r'"dynamics" needs .* a Box; these are Discrete\(3\).*Use gradient "reinforce"'
     ):
         ActorCritic(gradient="dynamics").learn(dream(), 96)
-
-
-@pytest.fixture
-def _without_runtime_types():
-    # The type checker that tests run under would refuse a wrong Literal before our own, friendlier check.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("_without_runtime_types")

@@ -14,7 +14,7 @@ from small_datasets import record_cartpole, tiny_fit
 from dream_env import checkpoint
 from dream_env.agent import Agent, load_agent, save_agent
 from dream_env.checkpoint import read_json
-from dream_env.closeness import Recorded, action_agreement
+from dream_env.closeness import action_agreement
 from dream_env.demos import Demos
 from dream_env.encoded import encode
 from dream_env.env import DreamEnv
@@ -23,6 +23,7 @@ from dream_env.evaluation import EvaluateStage, evaluate, evaluate_stage
 from dream_env.filtering import LatentFilter
 from dream_env.latent import Latent
 from dream_env.plugin import Policy, RowMemory, load_learner
+from dream_env.recorded import Recorded
 from dream_env.run_folder import read_metrics
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
 from dream_env.stages import ImitateStage, fit_stage, imitate_stage

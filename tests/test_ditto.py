@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 from dream_env.plugins import ditto
@@ -210,14 +209,6 @@ def test_a_search_without_demonstrations_says_what_to_do():
 
 
 # --- options
-
-
-@pytest.fixture
-def _without_runtime_types():
-    # The type checker that tests run under would refuse a wrong Literal before our own, friendlier check.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("_without_runtime_types")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import gymnasium
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -337,14 +336,6 @@ def test_actions_that_do_not_start_at_zero_reach_the_model():
 def test_a_world_model_object_needs_its_expert():
     with pytest.raises(ConfigError, match=r"pass expert=dream_env\.encode\(world_model, demos\)"):
         DreamEnv(wm=tiny_world_model())
-
-
-@pytest.fixture
-def _without_runtime_types():
-    # The type checker that tests run under would refuse these before our own, friendlier checks.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("_without_runtime_types")

@@ -5,10 +5,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
+from cut_off import CutOff
 from dream_env.plugins.gail import Form, Gail, Inputs
 from gymnasium import spaces
 
@@ -322,27 +322,11 @@ def test_a_dream_teaches_it_and_goes_on_exactly_after_a_break():
     assert not torch.equal(state["reward.weights/0.weight"], unbroken.state_dict()["reward.weights/0.weight"])
 
 
-class CutOff(Store):
-    """Always due, and the run is cut off after two saves."""
-
-    saves = 2
-
-    def due(self):
-        return True
-
-    def save(self, *arguments):
-        path = super().save(*arguments)
-        self.saves -= 1
-        if self.saves == 0:
-            raise KeyboardInterrupt
-        return path
-
-
 def test_a_learner_that_was_cut_off_ends_where_an_unbroken_one_does(tmp_path):
     learner = resolve_learner("a2c", n_steps=8, net_arch=(16,))
     unbroken = learner.learn(dream(), 480, seed=1)
     with pytest.raises(KeyboardInterrupt):
-        learner.learn(dream(), 480, seed=1, store=CutOff(tmp_path))
+        learner.learn(dream(), 480, seed=1, store=CutOff(tmp_path, 2))
     resumed = learner.learn(dream(), 480, seed=1, store=Store(tmp_path))
     assert equal(unbroken.state_dict(), resumed.state_dict())
 
@@ -390,14 +374,6 @@ class Cautious(Gail):
 def test_a_reward_that_builds_on_it_keeps_the_contract():
     check_reward(Cautious(form="logit", **SMALL))
     check_reward(f"{__name__}:Cautious")
-
-
-@pytest.fixture
-def _without_runtime_types():
-    # The type checker that tests run under would refuse a wrong Literal before our own, friendlier check.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("_without_runtime_types")

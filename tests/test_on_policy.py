@@ -3,6 +3,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from cut_off import CutOff
 
 from dream_env.checkpoint import Store
 from dream_env.cloning import clone
@@ -39,24 +40,6 @@ def test_the_shipped_learners_are_found_by_name():
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_learner_keeps_the_contract(name, warm_start):
     check_learner(name, steps=288, warm_start=warm_start, **LEARNERS[name], **SMALL)
-
-
-class CutOff(Store):
-    """Always due, and the run is cut off after some saves."""
-
-    def __init__(self, folder, saves):
-        super().__init__(folder)
-        self.saves = saves
-
-    def due(self):
-        return True
-
-    def save(self, *arguments):
-        path = super().save(*arguments)
-        self.saves -= 1
-        if self.saves == 0:
-            raise KeyboardInterrupt
-        return path
 
 
 @pytest.mark.parametrize("name", LEARNERS)
