@@ -101,7 +101,7 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     if config.clumsy:
         clumsy = replace(
             recorded,
-            dataset=_beside(dataset, "clumsy"),
+            dataset=clumsy_dataset(dataset),
             episodes=config.clumsy,
             seed=CLUMSY_SEED,
             lapse=config.clumsy_lapse,
@@ -124,6 +124,7 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     return out
 
 
-def _beside(dataset: str, kind: str) -> str:
+def clumsy_dataset(dataset: str) -> str:
+    """Minari id of the clumsy games that go with some demonstrations."""
     name, _, version = dataset.rpartition("-v")
-    return f"{name}-{kind}-v{version}"
+    return f"{name}-clumsy-v{version}"

@@ -88,10 +88,9 @@ class WeightsPolicy(nn.Module):
                 f"this agent was made for observations of {self.features_size} numbers, but saw an array of shape "
                 f"{seen.shape}"
             )
-        weight = next(self.head.parameters())
-        out = self.head(self.features(x.unsqueeze(0).to(weight.device)))[
-            0
-        ].cpu()  # sampled on the CPU: the same anywhere
+        device = next(self.head.parameters()).device
+        out = self.head(self.features(x.unsqueeze(0).to(device)))[0]
+        out = out.cpu()  # where actions are sampled: the same whatever the device
         if isinstance(space, spaces.Discrete):
             if deterministic or self.kind == "dqn":
                 return int(out.argmax()) + int(space.start)

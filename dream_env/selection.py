@@ -27,7 +27,7 @@ OFFLINE = ("latent_distance", "action_agreement", "dream_reward")
 """Columns of an agent's ``metrics.csv`` that are held against the real returns."""
 
 DIGITS = 1e-5
-"""``metrics.csv`` has six digits, also of the steps: two numbers that differ by less, relatively, are the same."""
+"""Runs of before had their steps rounded to six digits in ``metrics.csv``: numbers that differ by less are the same."""
 
 Rows = Sequence[Mapping[str, float]]
 Points = list[tuple[int, float, float]]

@@ -16,7 +16,6 @@ from tyro.conf import Positional
 from dream_env import checkpoint
 from dream_env.agent import Agent, save_agent
 from dream_env.checkpoint import Store, config_to_json
-from dream_env.closeness import Recorded
 from dream_env.demos import Demos
 from dream_env.encoded import encode, load_encoded, save_encoded
 from dream_env.env import DreamEnv
@@ -27,6 +26,7 @@ from dream_env.mixture import Mixture
 from dream_env.on_policy import resolve_learner
 from dream_env.plugin import Learner, Policy, Reward, load_reward
 from dream_env.progress import progress_bar
+from dream_env.recorded import Recorded
 from dream_env.run_folder import MetricsLog, claim, read_metrics
 from dream_env.spaces import ObservationConfig
 from dream_env.video import open_loop_video

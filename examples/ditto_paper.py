@@ -26,7 +26,7 @@ from dream_env.checkpoint import read_json, write_file
 from dream_env.environments import environment_id
 from dream_env.errors import ConfigError, nearest
 from dream_env.game_log import GameLog
-from dream_env.run import CLUMSY_SEED, PLAYFIELD, RunConfig
+from dream_env.run import CLUMSY_SEED, PLAYFIELD, RunConfig, clumsy_dataset
 from dream_env.run_folder import read_metrics
 from dream_env.selection import rows_of
 
@@ -140,19 +140,14 @@ def _collect(grid: Grid, game: str) -> None:
           *([str(defaults.lapse)] if grid.expert == "scripted" else [])])  # fmt: skip
     if grid.expert == "scripted":
         options[3] = str(defaults.clumsy)
-        _run(["collect", game, "--dataset", _clumsy(dataset), *options, *lapses, str(defaults.clumsy_lapse),
+        _run(["collect", game, "--dataset", clumsy_dataset(dataset), *options, *lapses, str(defaults.clumsy_lapse),
               "--seed", str(CLUMSY_SEED)])  # fmt: skip
-
-
-def _clumsy(dataset: str) -> str:
-    name, _, version = dataset.rpartition("-v")
-    return f"{name}-clumsy-v{version}"
 
 
 def _fit(grid: Grid, game: str, seed: int) -> None:
     dataset = grid.dataset.format(game=game)
     words = ["fit", dataset, "--out", str(_model(grid, game, seed)), "--preset", grid.preset, "--seed", str(seed)]
-    words += ["--also", _clumsy(dataset)] if grid.expert == "scripted" else []
+    words += ["--also", clumsy_dataset(dataset)] if grid.expert == "scripted" else []
     words += ["--updates", str(grid.updates)] if grid.updates else []
     crop = PLAYFIELD.get(environment_id(game))
     words += ["--observation.crop", *map(str, crop)] if crop else []

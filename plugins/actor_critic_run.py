@@ -11,6 +11,7 @@ from dream_env.checkpoint import load_optimizer, optimizer_tensors
 from dream_env.env import DreamEnv
 from dream_env.errors import TrainingError
 
+from .cloning_learners import cloning_loss
 from .imagination import Imagined, imagine, learning_afterwards
 from .lambda_return import StepStandardizer, critic_loss, lambda_returns, mean_over, normalized, reinforce_loss
 from .latent_actor import ActorPolicy, Critic
@@ -131,13 +132,12 @@ class ActorCriticRun:
         rows = self.expert_rows[chosen]
         policy = self.actor(expert.latents(rows).feat)
         log_prob = policy.log_prob(expert.actions(rows))
-        loss = -log_prob.mean()
-        metrics = {"clone_loss": loss.detach()}
+        # An entropy that weighs nothing is not drawn.
+        entropy = policy.draw(self.generator).entropy if entropy_weight else torch.zeros_like(log_prob)
+        metrics = {"clone_loss": -log_prob.detach().mean()}
         if self.actor.action.discrete:
             metrics["clone_certain"] = (log_prob.detach().exp() > 0.5).float().mean()
-        if entropy_weight:
-            loss = loss - entropy_weight * policy.draw(self.generator).entropy.mean()
-        return loss, metrics
+        return cloning_loss(log_prob, entropy, entropy_weight), metrics
 
     # ---------------------------------------------------------------------------------------- progress and checkpoints
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dream_env.sb3 import StandardizedReward
+
 Steps = Float[Tensor, "horizon batch"]
 
 
@@ -62,10 +64,8 @@ class StepStandardizer:
     compared; this one takes whole dreams at once and lets gradients through, to the rewards and not to the statistics.
     """
 
-    SCALE = 0.1
-    """What a reward of one standard deviation becomes; returns over a horizon are about ten times as large."""
-    RATE = 0.01
-    """Weight of the newest batch in the running statistics, once there have been a hundred."""
+    SCALE = StandardizedReward.SCALE
+    RATE = StandardizedReward.RATE
 
     def __init__(self, horizon: int, device: torch.device) -> None:
         zeros = torch.zeros(horizon, 1, dtype=torch.float64, device=device)
