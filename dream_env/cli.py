@@ -19,20 +19,29 @@ from dream_env.collect import CollectConfig, collect
 from dream_env.errors import ConfigError, DreamEnvError, nearest
 from dream_env.evaluation import EvaluateStage, evaluate_stage
 from dream_env.on_policy import resolve_learner
+from dream_env.online_stage import online_stage
 from dream_env.plugin import available, load_reward
 from dream_env.report import report
 from dream_env.run import RunConfig, run
 from dream_env.stages import FitStage, Flat, ImitateStage, fit_stage, imitate_stage
+from dream_env.study_report import study_report
 
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Draw the curves, videos and the table of a run."""
+    """Draw the curves, videos and the table of a run; or the figures and tables of a result file of many runs."""
 
-    folder: tyro.conf.Positional[Path]
-    """Folder of a run, as `dream-env run pong --out FOLDER` leaves."""
+    what: tyro.conf.Positional[Path]
+    """Folder of a run, as `dream-env run pong --out FOLDER` leaves; or a CSV file of result rows, as `dream-env evaluate
+    --results FILE` leaves."""
     seed: int = 0
-    """Seed of the bootstrap."""
+    """Seed of a run's bootstrap."""
+    out: Path | None = None
+    """Of a result file: folder for figures and Markdown; beside the file, with its name, unless given."""
+    argmax: bool = False
+    """Of a result file: show likeliest actions instead of sampled ones."""
+    tail: bool = False
+    """Of a result file: show the policies after the last updates (evaluate --tail-episodes) instead of the last one."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,14 +78,15 @@ def _fit(words: list[str]) -> None:
 
 
 def _imitate(words: list[str]) -> None:
-    reward = load_reward(_peek(words, "--reward", "ditto"))
     learner = resolve_learner(_peek(words, "--learner", "ppo"))
+    usual = type(learner).usual_reward
+    reward = load_reward(_peek(words, "--reward", usual))
     # The plug-ins' own options become flags: those of the reward under its name, those of the learner as they are.
     command: Any = dataclasses.make_dataclass(
         "Imitate",
         [
             ("stage", Annotated[ImitateStage, Flat]),
-            ("reward", Annotated[str, tyro.conf.arg(help="Reward plug-in, or module:Class.")], "ditto"),
+            ("reward", Annotated[str, tyro.conf.arg(help="Reward plug-in, or module:Class.")], usual),
             ("learner", Annotated[str, tyro.conf.arg(help="Learner plug-in, or module:Class.")], "ppo"),
             (
                 "reward_options",
@@ -88,7 +98,8 @@ def _imitate(words: list[str]) -> None:
         namespace={"__doc__": ImitateStage.__doc__},
     )
     parsed = _parse(command, "imitate", words)
-    print(f"agent: {imitate_stage(parsed.stage, parsed.reward_options, parsed.learner_options)}")
+    run_stage = online_stage if parsed.stage.online_steps else imitate_stage
+    print(f"agent: {run_stage(parsed.stage, parsed.reward_options, parsed.learner_options)}")
 
 
 def _evaluate(words: list[str]) -> None:
@@ -97,7 +108,10 @@ def _evaluate(words: list[str]) -> None:
 
 def _report(words: list[str]) -> None:
     command = _parse(ReportCommand, "report", words)
-    report(command.folder, seed=command.seed)
+    if command.what.is_dir() or command.what.suffix != ".csv":
+        report(command.what, seed=command.seed)
+    else:
+        print(study_report(command.what, command.out, deterministic=command.argmax, tail=command.tail))
 
 
 def _run(words: list[str]) -> None:

@@ -19,6 +19,16 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AddRenderObservation, AtariPreprocessing
 
 from dream_env.errors import ConfigError, nearest
+from dream_env.robots import (
+    ROBOTS,
+    Rendering,
+    explained,
+    is_robot,
+    make_robot,
+    register_robots,
+    rendering_facts,
+    with_rendering,
+)
 
 Env = gymnasium.Env[Any, Any]
 
@@ -27,17 +37,8 @@ FRAME_SKIP = 4
 NOOP_MAX = 30
 """Most frames without an action at the start of a game; the number is drawn from the seed."""
 
-PIXEL_ENVIRONMENTS: dict[str, str] = {
-    "bipedalwalker": "BipedalWalker-v3",
-    "kitchen": "FrankaKitchen-v1",
-    "adroit-door": "AdroitHandDoor-v1",
-    "adroit-hammer": "AdroitHandHammer-v1",
-    "adroit-pen": "AdroitHandPen-v1",
-    "adroit-relocate": "AdroitHandRelocate-v1",
-}
+PIXEL_ENVIRONMENTS: dict[str, str] = {"bipedalwalker": "BipedalWalker-v3", **ROBOTS}
 """Short name → Gymnasium id of environments whose observation is a state; pictures are added beside it."""
-
-_ROBOTICS = ("FrankaKitchen", "AdroitHand")
 
 
 class ResizePixels(gymnasium.ObservationWrapper[dict[str, Any], Any, dict[str, Any]], RecordConstructorArgs):
@@ -103,6 +104,7 @@ def make_environment(
     sticky: float = 0.0,
     max_steps: int | None = None,
     render_mode: str | None = None,
+    rendering: Rendering | None = None,
 ) -> Env:
     """Make a real environment as this library records and evaluates it.
 
@@ -111,16 +113,20 @@ def make_environment(
         size: pictures are ``size`` × ``size``.
         gray: one channel instead of three (Atari only).
         sticky: probability that the emulator repeats the last action instead (Atari only; Machado et al. 2018 use
-        0.25). max_steps: steps after which an episode is cut off; the environment's own limit unless given.
+            0.25).
+        max_steps: steps after which an episode is cut off; the environment's own limit unless given.
         render_mode: as for ``gymnasium.make``; environments that show rendered pictures need ``"rgb_array"``, their
-        default.
+            default.
+        rendering: of robots' pictures (kitchen, Adroit): ``"fast"``, their default, or ``"default"``; see ``robots``.
 
     Returns:
         Atari: (size, size, 1 or 3) uint8, each step ``FRAME_SKIP`` frames with the last two max-pooled.
-        BipedalWalker, kitchen, Adroit: a Dict of the state and ``pixels`` (size, size, 3).
+        BipedalWalker, Adroit: a Dict of ``state`` and ``pixels`` (size, size, 3).
+        Kitchen: a Dict of ``observation``, two Dicts of goals, and ``pixels`` (size, size, 3).
         Any other id: ``gymnasium.make(id)`` as it is.
     """
     gym_id = environment_id(name)
+    rendering = rendering_of(name, rendering)
     if gym_id.startswith("ALE/"):
         limit: dict[str, Any] = {} if max_steps is None else {"max_num_frames_per_episode": max_steps * FRAME_SKIP}
         env = gymnasium.make(
@@ -134,9 +140,26 @@ def make_environment(
     if gym_id not in PIXEL_ENVIRONMENTS.values():
         shown: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         return gymnasium.make(gym_id, max_episode_steps=max_steps, **shown)
-    _register_robotics(gym_id)
+    if rendering is not None:
+        return make_robot(gym_id, size=size, max_steps=max_steps, render_mode=render_mode, rendering=rendering)
     env = gymnasium.make(gym_id, max_episode_steps=max_steps, render_mode=render_mode or "rgb_array")
     return ResizePixels(AddRenderObservation(env, render_only=False), size)
+
+
+def rendering_of(name: str, rendering: Rendering | None) -> Rendering | None:
+    """How pictures are rendered: as asked, else ``"fast"`` for robots and None for all else.
+
+    Raises:
+        ConfigError: if it was asked for where MuJoCo renders nothing.
+    """
+    gym_id = environment_id(name)
+    if gym_id in ROBOTS.values():
+        return rendering or "fast"
+    if rendering is not None:
+        raise ConfigError(
+            f"rendering={rendering!r} is a setting of robots' pictures ({', '.join(ROBOTS)}); {gym_id} has none, leave it out"
+        )
+    return None
 
 
 def environment_from_spec(spec: str, **changes: Any) -> Env:
@@ -145,17 +168,20 @@ def environment_from_spec(spec: str, **changes: Any) -> Env:
     gym_id = str(json.loads(spec)["id"])
     if gym_id.startswith("ALE/"):
         _register_atari()
-    _register_robotics(gym_id)
-    return gymnasium.make(EnvSpec.from_json(spec), **changes)
+    if not is_robot(gym_id):
+        return gymnasium.make(EnvSpec.from_json(spec), **changes)
+    register_robots(gym_id)
+    with explained(gym_id):
+        return gymnasium.make(with_rendering(EnvSpec.from_json(spec)), **changes)
 
 
 def protocol(env: Env) -> dict[str, Any]:
-    """What a reader must know to compare a score: frame skip, pooling, stickiness, no-ops, picture, versions."""
+    """What a reader must know to compare a score: frame skip, pooling, stickiness, no-ops, picture, tasks, versions."""
     spec = env.spec
     if spec is None:
         return {"environment": "", "versions": _versions("gymnasium")}
     kwargs = spec.kwargs
-    facts: dict[str, Any] = {"environment": spec.id, "max_steps": spec.max_episode_steps}
+    facts: dict[str, Any] = {"environment": spec.id, "max_steps": spec.max_episode_steps, **rendering_facts(env)}
     packages = ["gymnasium", "dream-env"]
     for wrapper in spec.additional_wrappers:
         options: Mapping[str, Any] = wrapper.kwargs or {}
@@ -173,16 +199,26 @@ def protocol(env: Env) -> dict[str, Any]:
             "max_frames": kwargs["max_num_frames_per_episode"],
         }  # fmt: skip
         packages.append("ale-py")
-    if spec.id.startswith(_ROBOTICS):
+    if is_robot(spec.id):
         packages += ["gymnasium-robotics", "mujoco"]
     return {**facts, "versions": _versions(*packages)}
 
 
-def play_step(env: Env, action: Any) -> tuple[Any, float, bool, bool]:
-    """One step: observation, reward, terminated, truncated."""
+def play_step(env: Env, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    """One step: observation, reward, terminated, truncated, info."""
     reward: SupportsFloat
-    observation, reward, terminated, truncated, _ = env.step(action)
-    return observation, float(reward), bool(terminated), bool(truncated)
+    observation, reward, terminated, truncated, info = env.step(action)
+    return observation, float(reward), bool(terminated), bool(truncated), info
+
+
+def not_finite(value: Any, what: str) -> str:
+    """``"observation 'state' that is not finite (nan)"`` of the first part that is not; empty if all of it is."""
+    if isinstance(value, Mapping):
+        return next((text for name, part in value.items() if (text := not_finite(part, f"{what} {name!r}"))), "")
+    numbers = np.asarray(value)
+    if numbers.dtype.kind != "f" or np.isfinite(numbers).all():
+        return ""
+    return f"{what} that is not finite ({numbers[~np.isfinite(numbers)][0]})"
 
 
 def _plain(name: str) -> str:
@@ -194,19 +230,6 @@ def _register_atari() -> None:
 
     if "ALE/Pong-v5" not in gymnasium.registry:
         gymnasium.register_envs(ale_py)
-
-
-def _register_robotics(gym_id: str) -> None:
-    if not gym_id.startswith(_ROBOTICS):
-        return
-    try:
-        import gymnasium_robotics
-    except ImportError as error:
-        raise ConfigError(
-            f'{gym_id} needs gymnasium-robotics and MuJoCo, which are not installed: pip install "dream-env[robotics]"'
-        ) from error
-    if gym_id not in gymnasium.registry:
-        gymnasium.register_envs(gymnasium_robotics)
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -24,22 +24,26 @@ from dream_env.closeness import action_agreement as action_agreement
 from dream_env.closeness import latent_distance as latent_distance
 from dream_env.closeness import reward_by_step as reward_by_step
 from dream_env.encoded import load_encoded
-from dream_env.environments import environment_from_spec, protocol
+from dream_env.environments import protocol
 from dream_env.errors import CheckpointError, ConfigError, PluginError
 from dream_env.game_log import GameLog
 from dream_env.games import Actor, MakeEnvironment, RandomActor
 from dream_env.games import EpisodeResult as EpisodeResult
 from dream_env.games import evaluate as evaluate
 from dream_env.plugin import available, find
+from dream_env.real_environment import environment_of as environment_of
+from dream_env.real_environment import signature
 from dream_env.results import Row
+from dream_env.robots import Rendering
 from dream_env.selection import SELECT, Select, select_snapshot, snapshots
 from dream_env.statistics import bootstrap_interval as bootstrap_interval
 from dream_env.statistics import iqm as iqm
 from dream_env.statistics import normalized_score as normalized_score
 from dream_env.statistics import summarize as summarize
 from dream_env.tables import rich_table
+from dream_env.tail import tail
 from dream_env.video import agent_video
-from dream_env.world_model import WorldModel, WorldModelConfig
+from dream_env.world_model import WorldModelConfig
 
 SNAPSHOT_SEED = 1_000
 """How far from the evaluation's seeds those of the snapshots' games lie."""
@@ -57,12 +61,20 @@ class EvaluateStage:
     """Seed of the first of them; episode i has seed + i."""
     snapshot_episodes: int = 4
     """Episodes, with sampled actions, for each policy kept on the way: the real return through training; 0 for none."""
+    tail_episodes: int = 0
+    """Episodes, with sampled actions, for each of the last policies (imitate --tail), all in one further row; 0 for none.
+    Policy k plays the seeds from seed + k · tail_episodes on."""
     select: Select = "last"
     """Play, beside the last policy and in the same games, the one kept on the way that has the least latent distance or
     the greatest action agreement (of continuous actions, whose agreement is a squared error, the least). Both are
     measured in the dream; no policy is ever chosen by its real return."""
     parallel: int = 32
     """Most environments at once."""
+    environment: str = ""
+    """Play this one, by short name or Gymnasium id, instead of the one that was recorded: for recordings that do not say,
+    or not how a robot's pictures were rendered."""
+    rendering: Rendering | None = None
+    """Pictures of a robot named with --environment: fast unless given; it must be what the recordings show."""
     video: bool = True
     """Leave agent.mp4, one more episode."""
     experiment: str = ""
@@ -76,40 +88,55 @@ class EvaluateStage:
 def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
     """Leave ``evaluation.csv episodes.csv agent.mp4`` in the agent's folder; nothing is played twice."""
     agent = load_agent(stage.agent, device=stage.device)
-    make = environment_of(agent.world_model)
-    log = GameLog(stage.agent / "episodes.csv")
+    make = _environment(stage, agent)
+    example = make()
+    facts, spec_id = protocol(example), example.spec.id if example.spec else ""
+    log = GameLog(stage.agent / "episodes.csv", environment=signature(example))
+    example.close()
     length = _typical_length(stage.agent)
     selected = _select(stage, agent)
+    last = _tail(stage)
 
-    def play(name: str, actor: Actor, episodes: int, *, deterministic: bool = False, steps: int = -1) -> list[float]:
+    def play(
+        name: str, actor: Actor, episodes: int, *, deterministic: bool = False, steps: int = -1, skip: int = 0
+    ) -> list[EpisodeResult]:
         # Policies on the way play other games than those that results are made of.
-        first = stage.seed if steps < 0 else stage.seed + SNAPSHOT_SEED
+        first = stage.seed + skip if steps < 0 else stage.seed + SNAPSHOT_SEED
         wanted = range(first, first + episodes)
         log_key = (name, steps, deterministic)
-        missing = [seed for seed in wanted if seed not in log.returns(*log_key)]
+        missing = [seed for seed in wanted if seed not in log.played(*log_key)]
         if missing:
             evaluate(
                 actor, make, seeds=missing, deterministic=deterministic, parallel=stage.parallel, progress=progress,
                 name=f"{name} {'argmax' if deterministic else 'sampled'}", expected_length=length,
                 on_episode=partial(log.add, *log_key),
             )  # fmt: skip
-        played = log.returns(*log_key)
+        played = log.played(*log_key)
         return [played[seed] for seed in wanted]
 
     random = RandomActor(agent.world_model.action_spec.space, seed=stage.seed)
-    returns = {
+    games = {
         ("random", False): play("random", random, stage.episodes),
         ("agent", False): play("agent", agent, stage.episodes),
         ("agent", True): play("agent", agent, stage.episodes, deterministic=True),
     }
-    title = f"{agent.world_model.source.environment}, {stage.agent}"
+    title = f"{spec_id}, {stage.agent}"
     if selected is not None:
         steps, policy = selected
         title += f"; by {stage.select}: the policy after {steps:,} steps"
         for deterministic in (False, True):
             name = f"after {steps:,} steps"
-            returns["selected", deterministic] = play(name, policy, stage.episodes, deterministic=deterministic)
-    rows = _rows(stage, agent, returns)
+            games["selected", deterministic] = play(name, policy, stage.episodes, deterministic=deterministic)
+    if last:
+        games["tail", False] = [
+            game
+            for k, (steps, path) in enumerate(last.items())
+            for game in play(
+                f"tail, after {steps:,} steps", _with_weights(stage, agent, path), stage.tail_episodes,
+                skip=k * stage.tail_episodes,
+            )
+        ]  # fmt: skip
+    rows = _rows(stage, agent, games, facts)
     results.write(stage.agent / "evaluation.csv", rows)
     if stage.results is not None:
         results.append(stage.results, rows)
@@ -118,7 +145,7 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
             snapshot = _with_weights(stage, agent, path)
             play(f"after {steps:,} steps", snapshot, stage.snapshot_episodes, steps=steps)
     if stage.video and not (stage.agent / "agent.mp4").is_file():
-        environment = environment_of(agent.world_model, render=True)()
+        environment = _environment(stage, agent, render=True)()
         try:
             agent_video(agent, environment, stage.agent / "agent.mp4", seed=stage.seed)
         except gymnasium.error.DependencyNotInstalled as error:  # pygame, of the classic-control environments
@@ -137,53 +164,51 @@ def _select(stage: EvaluateStage, agent: Agent) -> tuple[int, Agent] | None:
     return steps, _with_weights(stage, agent, path)
 
 
+def _tail(stage: EvaluateStage) -> dict[int, Path]:
+    if not stage.tail_episodes:
+        return {}
+    kept = tail(stage.agent)
+    if not kept:
+        raise ConfigError(
+            f"{stage.agent} holds no last policies (tail/*.safetensors) to play; imitate with --tail 10, or evaluate "
+            f"without --tail-episodes"
+        )
+    return kept
+
+
 def _with_weights(stage: EvaluateStage, agent: Agent, path: Path) -> Agent:
     """The agent with another policy of its training."""
     policy = load_policy(stage.agent, path, stage.device)
     return Agent(agent.world_model, policy, sample=agent.filter.sample)
 
 
-def environment_of(world_model: WorldModel, *, render: bool = False) -> MakeEnvironment:
-    """What makes the environment that a model's demonstrations were recorded in, wrappers and all.
-
-    Raises:
-        ConfigError: if the dataset does not say.
-    """
-    source = world_model.source
-    if source.env_spec is None:
-        raise ConfigError(
-            f"the dataset {source.dataset} does not say which environment it was recorded in; make one yourself and "
-            f"call dream_env.evaluate(agent, make_environment)"
-        )
-    spec = source.env_spec
-
-    def make() -> Any:
-        if not render:
-            return environment_from_spec(spec)
-        return environment_from_spec(spec, render_mode="rgb_array")
-
-    return make
+def _environment(stage: EvaluateStage, agent: Agent, *, render: bool = False) -> MakeEnvironment:
+    return environment_of(agent.world_model, environment=stage.environment, rendering=stage.rendering, render=render)
 
 
 # ----------------------------------------------------------------------------------------------------------- rows
 
 
-def _rows(stage: EvaluateStage, agent: Agent, returns: dict[tuple[str, bool], list[float]]) -> list[Row]:
+Games = dict[tuple[str, bool], list[EpisodeResult]]
+
+
+def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any]) -> list[Row]:
     meta, run = read_json(stage.agent / "meta.json"), _read_if_there(stage.agent / "run.json")
     wm_folder = model_folder(world_model_of(stage.agent))
     wm_meta = read_json(wm_folder / "meta.json")
     expert = [float(x) for x in wm_meta.get("expert_returns", [])]
-    low = summarize(returns["random", False]).mean
-    high = summarize(expert).mean if expert else float("nan")
     source = agent.world_model.source
-    environment = environment_of(agent.world_model)()
+    numbers_of = {key: _numbers(played, stage.seed) for key, played in games.items()}
+    if expert:
+        known = {name: source.protocol.get(name) for name in ("success", "tasks")}
+        numbers_of["expert", False] = {**_returns(expert), **known, "eval_seed": 0}
+    low = numbers_of["random", False]["return_mean"]
+    high = numbers_of["expert", False]["return_mean"] if expert else float("nan")
     shared: dict[str, Any] = {
         "experiment": stage.experiment or stage.agent.resolve().parent.name,
-        "environment": source.environment, "dataset": source.dataset,
-        "protocol": json.dumps(protocol(environment), sort_keys=True),
+        "environment": facts["environment"], "dataset": source.dataset, "protocol": json.dumps(facts, sort_keys=True),
         "command": _command(), "commit": meta.get("commit", ""),
     }  # fmt: skip
-    environment.close()
     reward, learner = meta.get("reward", {}), meta.get("options", {})
     rewarded = _follows_reward(learner)
     trained: dict[str, Any] = {
@@ -191,25 +216,43 @@ def _rows(stage: EvaluateStage, agent: Agent, returns: dict[tuple[str, bool], li
         "learner": _learner_name(learner) if rewarded else "",
         "warm_start": str(learner.get("warm_start", "")),
         "options": _changed_options(*([reward] if rewarded else []), learner),
-        "n_expert": int(meta.get("demos", 0)), "preset": preset_of(agent.world_model.config),
-        "seed": int(run.get("seed", 0)),
+        "n_expert": int(meta.get("demos", 0)), "horizon": int(run.get("horizon", 15)),
+        "preset": preset_of(agent.world_model.config), "seed": int(run.get("seed", 0)),
         "wall_minutes": float(wm_meta.get("minutes", 0.0)) + float(meta.get("minutes", 0.0)),
     }  # fmt: skip
-    chosen_by = {"select": stage.select}
-    selected_options = json.dumps(json.loads(trained["options"] or "{}") | chosen_by, sort_keys=True)
+    options = json.loads(trained["options"] or "{}")
+    last = len(games.get(("tail", False), ())) // max(1, stage.tail_episodes)
+    kinds = {"agent": trained} | {
+        name: {**trained, "options": json.dumps(options | more, sort_keys=True)}
+        for name, more in (("selected", {"select": stage.select}), ("tail", {"tail": last}))
+    }
     rows = []
-    for (name, deterministic), played in {**returns, **({("expert", False): expert} if expert else {})}.items():
-        summary = summarize(played)
-        numbers: dict[str, Any] = {
-            "deterministic": deterministic, "episodes": summary.episodes, "return_mean": summary.mean,
-            "return_iqm": summary.iqm, "return_low": summary.low, "return_high": summary.high,
-            "normalized": normalized_score(summary.mean, low, high), "returns": tuple(played),
-            "eval_seed": 0 if name == "expert" else stage.seed,
-        }  # fmt: skip
-        kind = {"agent": trained, "selected": {**trained, "options": selected_options}}.get(name, {"method": name})
-        rows.append(Row(**shared, **numbers, **kind))
+    for (name, deterministic), numbers in numbers_of.items():
+        normalized = normalized_score(numbers["return_mean"], low, high)
+        kind = kinds.get(name, {"method": name})
+        rows.append(Row(**shared, **numbers, **kind, deterministic=deterministic, normalized=normalized))
     order = ("random", "expert")
     return sorted(rows, key=lambda row: order.index(row.method) if row.method in order else len(order))
+
+
+def _numbers(games: list[EpisodeResult], first_seed: int) -> dict[str, Any]:
+    numbers = _returns([game.return_ for game in games])
+    successes, tasks = [game.success for game in games], [game.tasks for game in games]
+    return {**numbers, "success": _mean(successes), "tasks": _mean(tasks), "eval_seed": first_seed}
+
+
+def _returns(returns: list[float]) -> dict[str, Any]:
+    summary = summarize(returns)
+    return {
+        "episodes": summary.episodes, "return_mean": summary.mean, "return_iqm": summary.iqm, "return_low": summary.low,
+        "return_high": summary.high, "returns": tuple(returns),
+    }  # fmt: skip
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None if the environment did not say it of every episode."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def preset_of(config: WorldModelConfig) -> str:

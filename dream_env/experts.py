@@ -1,19 +1,23 @@
 """Who can be recorded: an expert is anything that turns an observation into an action.
 
-``scripted`` (Pong and Breakout), ``planner`` (any Atari game), ``random``, an SB3 zip or hub id, ``module:function``, or in
-Python any callable; one with a ``reset(env, seed)`` is told of every new game.
+``scripted`` (Pong and Breakout), ``planner`` (any Atari game), ``random``, an SB3 zip or hub id, a DAPG policy's pickle,
+``replay:DATASET``, ``module:function``, or in Python any callable; one with a ``reset(env, seed)`` is told of every new game,
+and one with ``seeds`` says which games it can play.
 """
 
 import importlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from gymnasium import spaces
 
+from dream_env.dapg_expert import DAPGExpert
 from dream_env.environments import Env, environment_id
 from dream_env.errors import ConfigError, nearest
 from dream_env.planner import PlanningExpert
+from dream_env.replay_expert import ReplayExpert
 from dream_env.sb3_expert import SB3Expert
 from dream_env.scripted import SCRIPTED
 
@@ -81,13 +85,17 @@ def make_expert(
             )
         options = {"explore": explore, "noise": noise, "lapse": lapse}
         return SCRIPTED[gym_id](**{option: value for option, value in options.items() if value is not None})
+    if name.endswith(".pickle"):
+        return DAPGExpert(Path(name), noise=noise or 0.0)
+    if name.startswith("replay:"):
+        return ReplayExpert(name.removeprefix("replay:"))
     if name.endswith(".zip") or "/" in name:
         return SB3Expert(name, deterministic=deterministic, trust=trust, device=device)
     if ":" in name:
         return _imported(name)
     raise ConfigError(
-        f"there is no expert {name!r}.{nearest(name, NAMES)} Known are {', '.join(NAMES)}, a path to an SB3 .zip, a hub id "
-        f"with a slash in it, and module:function"
+        f"there is no expert {name!r}.{nearest(name, NAMES)} Known are {', '.join(NAMES)}, a path to an SB3 .zip or a DAPG "
+        f".pickle, a hub id with a slash in it, replay:DATASET, and module:function"
     )
 
 

@@ -23,6 +23,7 @@ from dream_env.functional import counter_uniform
 from dream_env.latent import Latent
 from dream_env.opening import latent_space
 from dream_env.plugin import RowMemory
+from dream_env.robots import rendering_facts
 from dream_env.spaces import ObservationSpec
 from dream_env.world_model import WorldModel
 
@@ -136,7 +137,11 @@ class LatentObservation(gymnasium.Wrapper[np.ndarray, Any, Any, Any], RecordCons
 
 
 def check_spaces(world_model: WorldModel, env: gymnasium.Env[Any, Any]) -> None:
-    """Refuse an environment whose observations or actions are not those the model was fitted on."""
+    """Refuse an environment whose observations or actions are not those the model was fitted on.
+
+    Raises:
+        SpaceError: if they are of other kinds or shapes, or a robot's pictures are rendered in another way.
+    """
     name = env.spec.id if env.spec else type(env.unwrapped).__name__
     spec, ours = world_model.observation_spec, world_model.action_spec.space
     dataset = world_model.source.dataset
@@ -153,6 +158,20 @@ def check_spaces(world_model: WorldModel, env: gymnasium.Env[Any, Any]) -> None:
                 f"{name} shows {other.kind} {other.name!r} of shape {other.source_shape}, but the world model "
                 f"(dataset {dataset}) was fitted on {key.kind} {key.name!r} of shape {key.source_shape}; set the "
                 f"environment up as it was when it was recorded"
+            )
+    if any(key.kind == "image" for key in spec.keys):
+        _check_pictures(world_model, env, name)
+
+
+def _check_pictures(world_model: WorldModel, env: gymnasium.Env[Any, Any], name: str) -> None:
+    recorded = world_model.source.protocol.get("protocol") or {}
+    for fact, value in rendering_facts(env).items():
+        if fact in ("rendering", "camera") and fact in recorded and recorded[fact] != value:
+            raise SpaceError(
+                f"{name} shows pictures with {fact} {value!r}, but the world model (dataset "
+                f"{world_model.source.dataset}) was fitted on pictures with {fact} {recorded[fact]!r}, which look "
+                f"different. Make the environment the same way: dream_env.environments.make_environment, or evaluate with "
+                f"--environment, takes a rendering"
             )
 
 

@@ -62,6 +62,16 @@ class FitConfig:
             clip=200.0,
         )
 
+    @classmethod
+    def small_gaussian(cls) -> "FitConfig":
+        """For a CPU."""
+        return cls()
+
+    @classmethod
+    def paper_gaussian(cls) -> "FitConfig":
+        """DreamerV2's batches: 50 sequences of 50, Adam 3e-4."""
+        return cls(updates=50_000, batch=50, length=50, learning_rate=3e-4, schedule="constant", adam_epsilon=1e-5)
+
     def __post_init__(self) -> None:
         for name in ("updates", "batch", "length", "log_every", "test_every"):
             if getattr(self, name) < 1:

@@ -1,7 +1,7 @@
 """Episodes of the real environment: many side by side, all acted in by one batched call a step."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from dream_env.agent import Agent
+from dream_env.environments import Env, not_finite
 from dream_env.errors import ConfigError, SpaceError
 from dream_env.filtering import FilterState, check_spaces, count, stack
 from dream_env.plugin import RowMemory
 from dream_env.progress import progress_bar
+from dream_env.success import SuccessTracker
 
-Env = gymnasium.Env[Any, Any]
 MakeEnvironment = Callable[[], Env]
 
 
@@ -62,6 +63,10 @@ class EpisodeResult:
     """Sum of its plain rewards."""
     length: int
     """Steps."""
+    success: float | None = None
+    """1 if it succeeded and 0 if not, as the environment says it (see ``success``); None where it says nothing."""
+    tasks: float | None = None
+    """Tasks completed, of environments with a list of them."""
 
 
 def nobody(result: EpisodeResult) -> None:
@@ -143,6 +148,7 @@ class _Table:
         self._first = np.ones(len(environments), dtype=bool)
         self._returns = np.zeros(len(environments))
         self._lengths = np.zeros(len(environments), dtype=np.int64)
+        self._trackers = [SuccessTracker(env) for env in environments]
         self._state: Any = actor.start(self.seeds) if isinstance(actor, Agent) else None
 
     def step(self) -> list[EpisodeResult]:
@@ -173,16 +179,21 @@ class _Table:
         environment = self.environments[row]
         space = environment.action_space
         action = int(action) if isinstance(space, gymnasium.spaces.Discrete) else np.asarray(action, space.dtype)
-        self._observations[row], reward, terminated, truncated, _ = environment.step(action)
+        self._observations[row], reward, terminated, truncated, info = environment.step(action)
         self._lengths[row] += 1
-        self._check(row, np.asarray(reward, dtype=np.float64), "reward")
+        tracker = self._trackers[row]
+        tracker.step(info)
+        self._check(row, float(reward), "reward")
         self._returns[row] += float(reward)
         if terminated or truncated:
-            return EpisodeResult(self.seeds[row], float(self._returns[row]), int(self._lengths[row]))
+            return EpisodeResult(
+                self.seeds[row], float(self._returns[row]), int(self._lengths[row]), tracker.success, tracker.tasks
+            )
         return None
 
     def _next(self, row: int) -> None:
         self._returns[row], self._lengths[row] = 0.0, 0
+        self._trackers[row].reset()
         if self.waiting:
             self.seeds[row] = self.waiting.pop(0)
             self._observations[row], _ = self.environments[row].reset(seed=self.seeds[row])
@@ -197,21 +208,21 @@ class _Table:
             self.rows.remove(row)
 
     def _check(self, row: int, value: Any, what: str) -> None:
-        if isinstance(value, Mapping):
-            for name, part in value.items():
-                self._check(row, part, f"{what} {name!r}")
-        elif isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+        broken = not_finite(value, what)
+        if broken:
             spec = self.environments[row].spec
             raise SpaceError(
-                f"{spec.id if spec else 'the environment'} gave a {what} that is not finite "
-                f"({value[~np.isfinite(value)][0]}) at step {self._lengths[row]} of the episode with seed "
-                f"{self.seeds[row]}; the simulation has broken down, so its return would mean nothing"
+                f"{spec.id if spec else 'the environment'} gave a {broken} at step {self._lengths[row]} of the episode with "
+                f"seed {self.seeds[row]}; the simulation has broken down, so its return would mean nothing"
             )
 
 
 def _shown(results: Sequence[EpisodeResult], frames: int) -> dict[str, float]:
     shown = {"steps": float(frames)}
-    return {**shown, "return": float(np.mean([result.return_ for result in results]))} if results else shown
+    if results:
+        shown["return"] = float(np.mean([result.return_ for result in results]))
+    successes = [result.success for result in results if result.success is not None]
+    return {**shown, "success": float(np.mean(successes))} if successes else shown
 
 
 @contextmanager

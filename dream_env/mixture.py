@@ -5,19 +5,35 @@ hold few mistakes, so a model of them alone is lost as soon as its agent makes o
 """
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from dream_env.demos import Batch, Demos
-from dream_env.errors import SpaceError
-from dream_env.spaces import Statistics
+from dream_env.demos import Batch, Demos, Source
+from dream_env.errors import DatasetError, SpaceError
+from dream_env.spaces import ActionSpec, ObservationSpec, Statistics
+
+
+@runtime_checkable
+class Windows(Protocol):
+    """What windows can be drawn from: ``Demos``, which stay as they are, and a ``Replay``, which grows."""
+
+    source: Source
+    observation_spec: ObservationSpec
+    action_spec: ActionSpec
+
+    def windows(self, length: int) -> int:
+        """Number of windows of ``length`` rows there are at this moment."""
+
+    def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> Batch:
+        """Draw windows of ``length`` rows uniformly from all of them."""
 
 
 class Mixture:
-    """Several ``Demos`` of one environment, sampled in proportion to their windows. The first gives the specs."""
+    """Several recordings of one environment, sampled in proportion to their windows. The first gives the specs."""
 
-    def __init__(self, parts: Sequence[Demos]) -> None:
+    def __init__(self, parts: Sequence[Windows]) -> None:
         self.parts = list(parts)
         first = self.parts[0]
         for part in self.parts[1:]:
@@ -30,25 +46,35 @@ class Mixture:
 
     @property
     def statistics(self) -> Statistics:
-        """Mean and standard deviation of each key over all parts together (law of total variance)."""
-        weights = np.array([part.num_rows for part in self.parts], dtype=np.float64)
+        """Mean and standard deviation of each key over all parts together (law of total variance).
+
+        What was played by a learner has none and is left out: its world model's were fixed when it was fitted.
+        """
+        parts = [part for part in self.parts if isinstance(part, Demos) and part.statistics]
+        if not parts:
+            raise DatasetError(
+                "episodes of a replay have no statistics; mix them with recordings, or use the world model's"
+            )
+        weights = np.array([part.num_rows for part in parts], dtype=np.float64)
         weights /= weights.sum()
         combined: Statistics = {}
-        for key in self.parts[0].statistics:
-            means = np.stack([part.statistics[key][0].astype(np.float64) for part in self.parts])
-            stds = np.stack([part.statistics[key][1].astype(np.float64) for part in self.parts])
+        for key in parts[0].statistics:
+            means = np.stack([part.statistics[key][0].astype(np.float64) for part in parts])
+            stds = np.stack([part.statistics[key][1].astype(np.float64) for part in parts])
             mean = np.tensordot(weights, means, axes=1)
             variance = np.tensordot(weights, stds**2 + (means - mean) ** 2, axes=1)
             combined[key] = (mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
         return combined
 
     def windows(self, length: int) -> int:
-        """Number of windows of ``length`` rows in all parts; raises for an episode that is shorter, as ``Demos`` does."""
+        """Number of windows of ``length`` rows in all parts; ``Demos`` raise for an episode that is shorter."""
         return sum(part.windows(length) for part in self.parts)
 
     def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> Batch:
         """Draw windows uniformly from all there are."""
         shares = np.array([part.windows(length) for part in self.parts], dtype=np.float64)
+        if not shares.any():  # nothing was played yet: the first says so
+            return self.parts[0].sample(batch_size, length, rng)
         counts = rng.multinomial(batch_size, shares / shares.sum())
         batches = [part.sample(int(n), length, rng) for part, n in zip(self.parts, counts, strict=True) if n]
         return Batch(

@@ -49,6 +49,16 @@ class ObservationConfig:
         return cls()
 
     @classmethod
+    def small_gaussian(cls) -> "ObservationConfig":
+        """For robots on a CPU: 32 × 32 averages in colour."""
+        return cls(size=32, gray=False, std_floor=2.0)
+
+    @classmethod
+    def paper_gaussian(cls) -> "ObservationConfig":
+        """CMIL's: 64 × 64 in colour."""
+        return cls(gray=False)
+
+    @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ObservationConfig":
         """Return the config that ``dataclasses.asdict`` wrote."""
         names = [item.name for item in fields(cls)]

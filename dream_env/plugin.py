@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dream_env.checkpoint import Store
+from dream_env.checkpoint import Store, config_to_json
 from dream_env.encoded import EncodedDemos
 from dream_env.errors import PluginError, nearest
 from dream_env.latent import Latent
@@ -62,7 +62,10 @@ class Transition:
 
 @dataclass(frozen=True)
 class Rollout:
-    """N whole dreams of H steps, and their expert windows: the learner's own on-policy steps, for ``update``."""
+    """N whole dreams of H steps, and their expert windows: the learner's own on-policy steps, for ``update``.
+
+    To a reward that is not ``paired`` a learner may also give other windows of the expert, of another length and number.
+    """
 
     latent: Latent
     """(H + 1, N, ·), from the start to the end."""
@@ -70,7 +73,7 @@ class Rollout:
     """What the learner did."""
     expert_latent: Latent
     """(H + 1, N, ·)."""
-    expert_action: Int[Tensor, "horizon batch"] | Float[Tensor, "horizon batch *box"]
+    expert_action: Int[Tensor, "expert_steps expert_batch"] | Float[Tensor, "expert_steps expert_batch *box"]
     """What the expert did."""
     valid: Bool[Tensor, "horizon batch"]
     """False for the steps after a dream that the continue head ended early; all true without ``terminate=True``."""
@@ -92,12 +95,25 @@ class Reward(ABC):
         """The smallest and the largest reward there can be; infinite if there is no such number."""
         return (-np.inf, np.inf)
 
+    @property
+    def paired(self) -> bool:
+        """Whether it compares a step with the same step of an expert window, as most do.
+
+        One that judges a step by itself can also judge dreams that start elsewhere, for which the ``expert_…`` fields of a
+        transition mean nothing.
+        """
+        return True
+
     def prepare(self, world_model: WorldModel, expert: EncodedDemos) -> None:  # noqa: B027 (optional to override)
         """Called once, before the first step."""
 
     @abstractmethod
     def __call__(self, transition: Transition) -> Float[Tensor, " batch"]:
         """One reward a dream, on the transition's device; finite, and changing nothing."""
+
+    def on_data(self, transition: Transition) -> Float[Tensor, " batch"]:
+        """The reward of a recorded step, for learners with losses on real data; the same unless overridden."""
+        return self(transition)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from N whole dreams and return metrics. Rollouts are recorded only for a reward that overrides this."""
@@ -162,6 +178,8 @@ class Learner(ABC):
 
     follows_reward: ClassVar[bool] = True
     """Whether it learns from the dream's reward; result rows of one that does not bear its own name instead."""
+    usual_reward: ClassVar[str] = "ditto"
+    """The reward it is used with where none is named."""
 
     @abstractmethod
     def learn(
@@ -218,6 +236,11 @@ def load_reward(reward: str | Reward, **options: Any) -> Reward:
 def load_learner(learner: str | Learner, **options: Any) -> Learner:
     """A learner by name or ``"module:Class"`` with its options, or the instance that was given."""
     return _load("learners", Learner, learner, options)  # type: ignore[type-abstract]
+
+
+def plugin_identity(plugin: Reward | Learner) -> dict[str, Any]:
+    """A plug-in's class and all its options, as JSON."""
+    return {"class": f"{type(plugin).__module__}:{type(plugin).__qualname__}", **config_to_json(plugin)}
 
 
 def _load(kind: Kind, contract: type[PluginType], plugin: str | PluginType, options: dict[str, Any]) -> PluginType:

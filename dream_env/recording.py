@@ -24,20 +24,40 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 
 from dream_env.datasets import SLIP
-from dream_env.environments import Env, play_step, protocol
+from dream_env.environments import Env, not_finite, play_step, protocol
 from dream_env.errors import SpaceError
+from dream_env.success import SuccessTracker
 
 _MAIN_FILE = "main_data.hdf5"
 _CHUNK_ROWS = 64
 """Rows packed together: the more, the smaller the file and the slower a single row."""
 
 
-def play_episode(env: Env, act: Callable[[Any], Any], observation: Any, seed: int) -> EpisodeBuffer:
+_MEANS = ("success", "tasks")
+"""Facts of an episode whose mean over all episodes goes into the dataset's metadata, if all have it."""
+_COUNTS = {"dropped": "dropped_episodes"}
+"""Facts of an episode whose sum goes there, and what it is called there."""
+
+
+class NotFinite(SpaceError):
+    """A simulation broke down: it showed or paid something that is no number. The episode means nothing."""
+
+
+def play_episode(
+    env: Env, act: Callable[[Any], Any], observation: Any, seed: int, tracker: SuccessTracker | None = None
+) -> EpisodeBuffer:
     """Play from a reset environment's first ``observation`` to the end of the episode; T steps, T + 1 observations.
+
+    A ``tracker`` is shown the ``info`` of every step.
 
     Of an ``act`` with an attribute ``slip``, which says after each call whether the action was an accident, the slips
     are recorded among the infos, as (T + 1,) bool: like any info, where the step led to.
+
+    Raises:
+        SpaceError: if ``act`` chooses what the environment does not take.
+        NotFinite: if an observation or a reward is not finite.
     """
+    _check_finite(not_finite(observation, "observation"), env, 0, seed)
     observations, actions, rewards = [observation], list[Any](), list[float]()
     terminations, truncations, slips = list[bool](), list[bool](), [False]
     terminated = truncated = False
@@ -48,7 +68,11 @@ def play_episode(env: Env, act: Callable[[Any], Any], observation: Any, seed: in
                 f"the expert chose {action!r} ({type(action).__name__}) at step {len(actions)}, which is not in the "
                 f"environment's {env.action_space}"
             )
-        observation, reward, terminated, truncated = play_step(env, action)
+        observation, reward, terminated, truncated, info = play_step(env, action)
+        broken = not_finite(observation, "observation") or not_finite(reward, "reward")
+        _check_finite(broken, env, len(actions) + 1, seed)
+        if tracker is not None:
+            tracker.step(info)
         observations.append(observation)
         actions.append(action)
         rewards.append(reward)
@@ -62,8 +86,13 @@ def play_episode(env: Env, act: Callable[[Any], Any], observation: Any, seed: in
     )  # fmt: skip
 
 
-def write_episode(path: Path, episode: EpisodeBuffer, env: Env) -> None:
-    """Leave one packed episode at ``path``; it is there whole or not at all."""
+def write_episode(
+    path: Path, episode: EpisodeBuffer, env: Env, facts: Mapping[str, float | None] | None = None
+) -> None:
+    """Leave one packed episode at ``path``; it is there whole or not at all.
+
+    ``facts`` that are not None are kept beside it (Minari shows them with the episode's metadata).
+    """
     folder = path.with_suffix(f".tmp-{os.getpid()}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -73,6 +102,9 @@ def write_episode(path: Path, episode: EpisodeBuffer, env: Env) -> None:
         packed = folder / path.name
         with h5py.File(folder / "raw" / _MAIN_FILE, "r") as source, h5py.File(packed, "w") as target:
             _pack(source["episode_0"], target)
+            for name, value in (facts or {}).items():
+                if value is not None:
+                    target.attrs[name] = value
         packed.replace(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,7 +113,10 @@ def write_episode(path: Path, episode: EpisodeBuffer, env: Env) -> None:
 def join_episodes(
     dataset: str, episodes: Sequence[Path], env: Env, metadata: Mapping[str, Any]
 ) -> minari.MinariDataset:
-    """Make the dataset of the given episode files, in their order, and return it."""
+    """Make the dataset of the given episode files, in their order, and return it.
+
+    Its metadata say, beside what is given, which share of the episodes succeeded, and the like: see ``write_episode``.
+    """
     final = dataset_folder(dataset)
     temporary = episodes[0].parent / "joined"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -89,6 +124,7 @@ def join_episodes(
     data = temporary / "data"
     storage = _new_storage(data, env)
     steps = 0
+    kept: dict[str, list[float]] = {}
     with h5py.File(data / _MAIN_FILE, "w", track_order=True) as target:
         for index, path in enumerate(episodes):
             with h5py.File(path, "r") as source:
@@ -99,12 +135,15 @@ def join_episodes(
                 for name in source:
                     source.copy(name, group)
                 steps += int(source.attrs["total_steps"])
+                for name in (*_MEANS, *_COUNTS):
+                    if name in source.attrs:
+                        kept.setdefault(name, []).append(float(source.attrs[name]))
     facts = protocol(env)
     storage.update_metadata({
         "dataset_id": dataset, "minari_version": minari.__version__, "total_episodes": len(episodes),
         "total_steps": steps,
         "protocol": facts, "requirements": [f"{name}=={version}" for name, version in facts["versions"].items()],
-        "dream_env_version": _version(), **metadata,
+        "dream_env_version": _version(), **_summed_up(kept, len(episodes)), **metadata,
     })  # fmt: skip
     storage.update_metadata({"dataset_size": float(storage.get_size())})
     _make_namespace(dataset)
@@ -127,6 +166,17 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """``metadata.json`` of a finished dataset."""
     metadata: dict[str, Any] = json.loads((folder / "data" / "metadata.json").read_text())
     return metadata
+
+
+def _summed_up(kept: Mapping[str, list[float]], episodes: int) -> dict[str, float]:
+    means = {name: float(np.mean(kept[name])) for name in _MEANS if len(kept.get(name, ())) == episodes}
+    return means | {_COUNTS[name]: int(sum(kept[name])) for name in _COUNTS if sum(kept.get(name, ())) > 0}
+
+
+def _check_finite(broken: str, env: Env, step: int, seed: int) -> None:
+    if broken:
+        name = env.spec.id if env.spec else type(env.unwrapped).__name__
+        raise NotFinite(f"{name} gave a {broken} at step {step} of the episode with seed {seed}")
 
 
 def _new_storage(folder: Path, env: Env) -> MinariStorage:

@@ -31,12 +31,15 @@ ENVIRONMENTS: dict[str, str] = {
     "AdroitHandHammer": "AdroitHandHammer-v1",
     "AdroitHandPen": "AdroitHandPen-v1",
     "AdroitHandRelocate": "AdroitHandRelocate-v1",
+    "Baoding": "dream_env/Baoding-v0",
 }
 """Name in the dream's id → id of the real environment; its version is not compared with a model's."""
 
 
 def register_dreams() -> None:
-    """Register all ids; a second call changes nothing."""
+    """Register all ids, and that of the one real environment that is ours; a second call changes nothing."""
+    if "dream_env/Baoding-v0" not in gymnasium.registry:
+        gymnasium.register("dream_env/Baoding-v0", "dream_env.baoding:Baoding", max_episode_steps=120)
     _register("Dream-v0", {})
     for name, environment in ENVIRONMENTS.items():
         _register(f"Dream-{name}-v0", {"environment": environment})

@@ -34,9 +34,11 @@ class Row:
     warm_start: str = ""
     """none, or bc: the policy started from one cloned in the expert's latents."""
     options: str = ""
-    """Options of reward and learner that are not the default, as JSON; and ``select``, see the property."""
+    """Options of reward and learner that are not the default, as JSON; and ``select`` and ``tail``, see the properties."""
     n_expert: int = 0
     """Expert episodes that were imitated."""
+    horizon: int = 15
+    """Steps of a dream in training; 15, the default of all tools, where a file does not say."""
     preset: str = ""
     """Size of the world model: small, paper or custom."""
     seed: int = 0
@@ -56,6 +58,10 @@ class Row:
     """Upper end."""
     normalized: float
     """(mean − random's mean) / (expert's mean − random's mean)."""
+    success: float | None = None
+    """Share of the episodes that succeeded, where the environment says so (see ``dream_env.success``)."""
+    tasks: float | None = None
+    """Tasks completed in an episode, on average, of environments with a list of them."""
     wall_minutes: float = 0.0
     """Minutes to fit the world model and to imitate."""
     returns: tuple[float, ...] = ()
@@ -71,6 +77,11 @@ class Row:
     def select(self) -> str:
         """The offline metric by which this policy was chosen among those kept on the way; empty for the last one."""
         return str(json.loads(self.options).get("select", "")) if self.options else ""
+
+    @property
+    def tail(self) -> int:
+        """How many policies, one after each of the last updates, played these episodes; 0 if it was one policy."""
+        return int(json.loads(self.options).get("tail", 0)) if self.options else 0
 
     @property
     def trained(self) -> bool:
@@ -95,7 +106,7 @@ def append(path: Path, rows: Iterable[Row]) -> None:
     A row that is there already is not added again, and columns that we do not know stay.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.parent):
+    with alone(path.parent):
         cells = _read_cells(path) if path.is_file() else []
         known = {tuple(row.get(name, "") for name in COLUMNS) for row in cells}
         for row in map(_to_cells, rows):
@@ -134,6 +145,8 @@ def _to_cells(row: Row) -> dict[str, str]:
 def _cell(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(f"{number:g}" for number in value)
+    if value is None:
+        return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -144,6 +157,8 @@ def _value(path: Path, line: int, name: str, cell: str) -> Any:
             return {"True": True, "False": False}[cell]
         if kind in (int, float):
             return kind(cell)
+        if kind == float | None:
+            return float(cell)
         return cell if kind is str else tuple(float(part) for part in cell.split())
     except (KeyError, ValueError) as error:
         wanted = getattr(kind, "__name__", str(kind))
@@ -160,7 +175,7 @@ def _write(path: Path, cells: Sequence[dict[str, str]]) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, where the system has such locks."""
     if sys.platform == "win32":
         yield

@@ -6,6 +6,8 @@ and another one is refused before it overwrites anything.
 
 import csv
 import io
+import json
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -93,3 +95,22 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a ``metrics.csv``; empty cells are left out."""
     with path.open(newline="") as file:
         return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+class Clock:
+    """Minutes that a stage has taken, all its tries together: the time of earlier tries is read from its metrics."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        path = folder / "metrics.csv"
+        rows = read_metrics(path) if start and path.is_file() else []
+        self._before = max((row["minutes"] for row in rows if "minutes" in row), default=0.0)
+        self._start = time.monotonic()
+
+    def minutes(self) -> float:
+        """Minutes so far."""
+        return self._before + (time.monotonic() - self._start) / 60.0
+
+
+def plain(data: Any) -> Any:
+    """As it will be read back from JSON."""
+    return json.loads(json.dumps(data, default=str))

@@ -3,8 +3,6 @@
 collect → a Minari dataset        fit → wm/        imitate → ditto/        evaluate → ditto/evaluation.csv
 """
 
-import json
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,11 +22,12 @@ from dream_env.evaluation import action_agreement, latent_distance, reward_by_st
 from dream_env.fitting import FitConfig, fit
 from dream_env.mixture import Mixture
 from dream_env.on_policy import resolve_learner
-from dream_env.plugin import Learner, Policy, Reward, load_reward
+from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
 from dream_env.progress import progress_bar
 from dream_env.recorded import Recorded
-from dream_env.run_folder import MetricsLog, claim, read_metrics
+from dream_env.run_folder import Clock, MetricsLog, claim, plain, read_metrics
 from dream_env.spaces import ObservationConfig
+from dream_env.tail import Tail
 from dream_env.video import open_loop_video
 from dream_env.world_model import Precision, WorldModel, WorldModelConfig
 
@@ -43,7 +42,7 @@ def fast_precision(device: str) -> Precision:
 # ------------------------------------------------------------------------------------------------------------------ fit
 
 
-Preset = Literal["small", "paper"]
+Preset = Literal["small", "paper", "small-gaussian", "paper-gaussian"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 Flat = tyro.conf.arg(name="")
@@ -59,7 +58,8 @@ class FitStage:
     out: Path
     """Folder to leave the world model in."""
     preset: Preset = "small"
-    """Where all sizes start: small for a CPU, paper for DITTO's (a GPU). Every other flag changes one thing about it."""
+    """Where all sizes start: small for a CPU, paper for DITTO's (a GPU); with -gaussian those for robots, CMIL's latent and an
+    ensemble whose disagreement can be asked for. Every other flag changes one thing about it."""
     model: WorldModelConfig = field(default_factory=WorldModelConfig.small)
     train: Annotated[FitConfig, Flat] = field(default_factory=FitConfig.small)
     observation: ObservationConfig = field(default_factory=ObservationConfig.small)
@@ -78,7 +78,9 @@ class FitStage:
         """A stage with all sizes of a preset."""
         if preset not in PRESETS:
             raise ConfigError(f"there is no preset {preset!r}.{nearest(preset, PRESETS)} One of: {', '.join(PRESETS)}")
-        sizes = [getattr(config, preset)() for config in (WorldModelConfig, FitConfig, ObservationConfig)]
+        sizes = [
+            getattr(config, preset.replace("-", "_"))() for config in (WorldModelConfig, FitConfig, ObservationConfig)
+        ]
         return cls(dataset, out, preset, *sizes)
 
 
@@ -106,7 +108,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
     store = Store(out)
     saved = store.latest_folder()
     start = int(saved.name) if saved else 0
-    clock = _Clock(out, start)
+    clock = Clock(out, start)
     with (
         MetricsLog(out, "update", start) as log,
         progress_bar("fit", stage.train.updates, "updates", start=start, enabled=progress) as advance,
@@ -138,8 +140,8 @@ def _fit_identity(stage: FitStage) -> dict[str, Any]:
         "observation": config_to_json(stage.observation), "model": config_to_json(stage.model),
         "train": config_to_json(stage.train),
     }  # fmt: skip
-    plain: dict[str, Any] = _plain(options)
-    return plain
+    identity: dict[str, Any] = plain(options)
+    return identity
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:
@@ -172,6 +174,19 @@ class ImitateStage:
     """Where to dream and learn: cpu, cuda, cuda:1 …"""
     snapshots: int = 10
     """Policies kept on the way, so that `evaluate` can show the real return through training; 0 keeps none."""
+    tail: int = 0
+    """Policies kept at the end: those of the learner's last so many reports, which ditto's learner and SB3's make after
+    every one of their last updates. `evaluate --tail-episodes` plays them; 10 of 20 episodes each is the paper's protocol."""
+    online_steps: int = 0
+    """Real steps to make, for learners that can go on in the real environment; they then decide themselves how much they
+    dream, and steps and snapshots mean nothing. 0, the default, is fully offline."""
+    online_workers: int = 1
+    """Online: processes that step the real environment."""
+    online_dataset: str = ""
+    """Online: Minari id to leave the real episodes under, as dream/door/online-v0; they stay in the agent's folder only
+    unless given."""
+    environment: str = ""
+    """Online: what to play, by short name or Gymnasium id; the one that was recorded unless given."""
 
 
 def imitate_stage(
@@ -179,6 +194,8 @@ def imitate_stage(
 ) -> Path:
     """Learn and leave ``config.json policy.safetensors meta.json metrics.csv reward_by_step.csv snapshots/``."""
     out = stage.out
+    if stage.online_steps:
+        raise ConfigError("online_steps are for dream_env.online_stage.online_stage; imitate_stage stays in the dream")
     reward = load_reward(reward)
     learner = resolve_learner(learner) if isinstance(learner, str) else learner
     dream = DreamEnv(
@@ -186,17 +203,18 @@ def imitate_stage(
     )
     held_out = load_encoded(checkpoint.model_folder(stage.wm), "held_out", stage.device)
     held_out.windows(stage.horizon)
-    identity = {**config_to_json(stage), "reward": _plugin_identity(reward), "learner": _plugin_identity(learner)}
+    identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
     for name in ("out", "device"):
         identity.pop(name)
-    claim(out, "imitate", _plain(identity))
+    claim(out, "imitate", plain(identity))
     if (out / "meta.json").is_file():
         return out  # finished before
     store = Store(out)
     saved = store.latest_folder()
     start = int(saved.name) if saved else 0
-    clock = _Clock(out, start)
+    clock = Clock(out, start)
     watch = _Watch(dream, held_out, out / "snapshots", stage, start)
+    last = Tail(out, stage.tail, start)
     with (
         MetricsLog(out, "steps", start) as log,
         progress_bar("imitate", stage.steps, "steps", start=start, enabled=progress) as advance,
@@ -205,6 +223,7 @@ def imitate_stage(
         def report(policy: Policy, metrics: dict[str, float]) -> None:
             row = {**metrics, **watch(policy, int(metrics["steps"])), "minutes": clock.minutes()}
             log.add(row)
+            last.add(int(metrics["steps"]), policy.state_dict())
             shown = {name: row[name] for name in ("dream_reward", "latent_distance") if name in row}
             advance(int(metrics["steps"]), **shown)
 
@@ -214,8 +233,8 @@ def imitate_stage(
     reward_by_step(dream.world_model, held_out, reward, lines, horizon=stage.horizon, path=out / "reward_by_step.csv")
     agent = Agent(dream.world_model, policy)
     save_agent(agent, out, world_model_folder=stage.wm, learner=learner, meta={
-        "steps": stage.steps, "minutes": clock.minutes(), "reward": _plugin_identity(reward),
-        "options": _plugin_identity(learner), "demos": dream.expert.num_episodes,
+        "steps": stage.steps, "minutes": clock.minutes(), "reward": plugin_identity(reward),
+        "options": plugin_identity(learner), "demos": dream.expert.num_episodes,
     })  # fmt: skip
     store.clear()
     return out
@@ -259,25 +278,3 @@ class _Watch:
             "latent_distance": latent_distance(policy, self.dream),
             "action_agreement": action_agreement(policy, self.held_out),
         }
-
-
-def _plugin_identity(plugin: Any) -> dict[str, Any]:
-    return {"class": f"{type(plugin).__module__}:{type(plugin).__qualname__}", **config_to_json(plugin)}
-
-
-class _Clock:
-    """Minutes that a stage has taken, all its tries together: the time of earlier tries is read from its metrics."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        path = folder / "metrics.csv"
-        rows = read_metrics(path) if start and path.is_file() else []
-        self._before = max((row["minutes"] for row in rows if "minutes" in row), default=0.0)
-        self._start = time.monotonic()
-
-    def minutes(self) -> float:
-        return self._before + (time.monotonic() - self._start) / 60.0
-
-
-def _plain(data: Any) -> Any:
-    """As it will be read back from JSON."""
-    return json.loads(json.dumps(data, default=str))

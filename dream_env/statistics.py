@@ -45,6 +45,21 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def interval_over_runs(runs: Sequence[Numbers], *, n: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap of the IQM over all episodes of some runs: resamples the runs and, in each, its episodes.
+
+    So it covers the choice of training seeds too; with a single run it speaks of episodes only.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = [np.asarray(run, dtype=np.float64) for run in runs]
+    statistics = []
+    for _ in range(n):
+        chosen = [arrays[i] for i in rng.integers(len(arrays), size=len(arrays))]
+        statistics.append(iqm(np.concatenate([rng.choice(run, len(run)) for run in chosen])))
+    low, high = np.quantile(statistics, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def normalized_score(agent: float, random: float, expert: float) -> float:
     """``(agent − random) / (expert − random)``: 0 plays like random actions, 1 like the demonstrations; no unit.
 

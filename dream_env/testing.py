@@ -13,13 +13,15 @@ import dataclasses
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from dream_env.checkpoint import Store
@@ -123,22 +125,30 @@ def _check_state(reward: Reward, world_model: WorldModel, expert: EncodedDemos, 
     assert same, f"reward {name!r}: a twin given state_dict() rewards the same transition differently"
 
 
-def check_learner(learner: str | Learner, *, steps: int = 1000, num_envs: int = 8, **options: Any) -> None:
+def check_learner(
+    learner: str | Learner,
+    *,
+    steps: int = 1000,
+    num_envs: int = 8,
+    action_space: spaces.Space[Any] | None = None,
+    **options: Any,
+) -> None:
     """Examine a learner: it learns, tells of it, is reproducible and resumable, and its policy can be kept.
 
-    ``steps`` must be enough for a few of its updates, or resuming is not really examined.
+    ``steps`` must be enough for a few of its updates, or resuming is not really examined. The actions are three numbered ones
+    unless ``action_space`` says otherwise; a learner that reads the recordings can be examined with those alone.
     """
     learner = load_learner(learner, **options)
     name = type(learner).__name__
     _check_options(f"learner {name}", learner)
     with _tiny_recordings():
-        _check_learning(learner, steps, num_envs)
+        _check_learning(learner, steps, num_envs, partial(_dream, action_space, type(learner).usual_reward))
 
 
-def _check_learning(learner: Learner, steps: int, num_envs: int) -> None:
+def _check_learning(learner: Learner, steps: int, num_envs: int, dream: Callable[[int], DreamEnv]) -> None:
     name = type(learner).__name__
     calls: list[dict[str, float]] = []
-    policy = learner.learn(_dream(num_envs), steps, seed=1, progress=lambda _, metrics: calls.append(metrics))
+    policy = learner.learn(dream(num_envs), steps, seed=1, progress=lambda _, metrics: calls.append(metrics))
     assert isinstance(policy, Policy), f"learner {name}: learn returned {type(policy).__name__}, expected a Policy"
     assert calls, f"learner {name} never called progress"
     for metrics in calls:
@@ -146,18 +156,20 @@ def _check_learning(learner: Learner, steps: int, num_envs: int) -> None:
         bad = {key: value for key, value in metrics.items() if not math.isfinite(value)}
         assert not bad, f"learner {name}: metrics are not finite: {bad}"
     assert calls[-1]["steps"] >= steps, f"learner {name} stopped after {calls[-1]['steps']:.0f} of {steps} steps"
-    _check_policy(name, policy)
-    _check_restore(learner, policy)
-    again = learner.learn(_dream(num_envs), steps, seed=1)
+    _check_policy(name, policy, dream(5))
+    _check_restore(learner, policy, dream(16))
+    again = learner.learn(dream(num_envs), steps, seed=1)
     assert _equal(policy.state_dict(), again.state_dict()), f"learner {name}: the same seed gives other weights"
-    _check_resume(learner, policy, steps, num_envs, stop_after=len(calls) // 2)
+    _check_resume(learner, policy, steps, partial(dream, num_envs), stop_after=len(calls) // 2)
 
 
 class _Interrupted(Exception):
     pass
 
 
-def _check_resume(learner: Learner, unbroken: Policy, steps: int, num_envs: int, stop_after: int) -> None:
+def _check_resume(
+    learner: Learner, unbroken: Policy, steps: int, dream: Callable[[], DreamEnv], stop_after: int
+) -> None:
     name = type(learner).__name__
     count = 0
 
@@ -169,18 +181,17 @@ def _check_resume(learner: Learner, unbroken: Policy, steps: int, num_envs: int,
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            learner.learn(_dream(num_envs), steps, seed=1, progress=stop, store=Store(folder, every_seconds=0.0))
+            learner.learn(dream(), steps, seed=1, progress=stop, store=Store(folder, every_seconds=0.0))
         except _Interrupted:
             pass
         else:
             raise AssertionError(f"learner {name} swallowed an exception that progress raised")
-        resumed = learner.learn(_dream(num_envs), steps, seed=1, store=Store(folder, every_seconds=0.0))
+        resumed = learner.learn(dream(), steps, seed=1, store=Store(folder, every_seconds=0.0))
     same = _equal(unbroken.state_dict(), resumed.state_dict())
     assert same, f"learner {name}: a run that was interrupted and resumed has other weights than an unbroken one"
 
 
-def _check_policy(name: str, policy: Policy) -> None:
-    dream = _dream(5)
+def _check_policy(name: str, policy: Policy, dream: DreamEnv) -> None:
     space, obs = dream.action_space, dream.reset(seed=2)[0]
     for deterministic in (False, True):
         state: Any = None
@@ -197,7 +208,7 @@ def _check_policy(name: str, policy: Policy) -> None:
     assert np.array_equal(first, second), f"learner {name}: deterministic actions differ between two calls"
 
 
-def _check_restore(learner: Learner, policy: Policy) -> None:
+def _check_restore(learner: Learner, policy: Policy, dream: DreamEnv) -> None:
     name = type(learner).__name__
     try:
         config = json.loads(json.dumps(policy.config()))
@@ -205,7 +216,7 @@ def _check_restore(learner: Learner, policy: Policy) -> None:
         raise AssertionError(f"learner {name}: the policy's config() does not go through JSON: {error}") from error
     weights = {key: tensor.clone() for key, tensor in policy.state_dict().items()}
     restored = type(learner).restore(config, weights)
-    obs = _shown(policy, _dream(16).reset(seed=3)[0])
+    obs = _shown(policy, dream.reset(seed=3)[0])
     kept, back = (p.predict(obs, deterministic=True)[0] for p in (policy, restored))
     assert np.array_equal(kept, back), f"learner {name}: the restored policy acts differently"
 
@@ -218,9 +229,10 @@ def _check_options(who: str, plugin: Reward | Learner) -> None:
         raise AssertionError(f"{who}: an option does not go through JSON: {error}") from error
 
 
-def _dream(num_envs: int) -> DreamEnv:
-    world_model = tiny_world_model()
-    return DreamEnv(num_envs, wm=world_model, expert=tiny_expert(world_model), horizon=HORIZON)
+def _dream(action_space: spaces.Space[Any] | None, reward: str, num_envs: int) -> DreamEnv:
+    world_model = tiny_world_model(action_space=action_space, ensemble=2)
+    expert = tiny_expert(world_model)
+    return DreamEnv(num_envs, wm=world_model, expert=expert, reward=reward, horizon=HORIZON)
 
 
 @contextmanager

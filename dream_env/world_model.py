@@ -64,6 +64,17 @@ class WorldModelConfig:
         rssm = RSSMConfig(deter=1024, groups=32, classes=32, hidden=1000, activation="elu")
         return cls(rssm=rssm, image_net="cnn", depth=48, width=400, layers=4)
 
+    @classmethod
+    def small_gaussian(cls) -> "WorldModelConfig":
+        """For continuous control on a CPU: a Gaussian latent, an ensemble of five, plain encoder and decoder."""
+        return cls(rssm=RSSMConfig("gaussian", deter=256, groups=48, hidden=256, ensemble=5), kl_weight=1.0)
+
+    @classmethod
+    def paper_gaussian(cls) -> "WorldModelConfig":
+        """CMIL's: deter 400, a Gaussian latent of 360, an ensemble of ten, DreamerV2's convolutions; the KL weighs 1."""
+        rssm = RSSMConfig("gaussian", deter=400, groups=360, hidden=400, ensemble=10, activation="elu")
+        return cls(rssm=rssm, image_net="cnn", depth=48, width=400, layers=4, kl_weight=1.0)
+
 
 @dataclass(frozen=True)
 class Losses:

@@ -2,19 +2,18 @@
 
 A cell is (game, method, expert episodes, seed). One world model is fitted for each (game, seed) and shared by its cells; a
 cell imitates, then plays the real game. Each is a process of its own that runs ``dream-env`` commands, so a killed grid goes
-on where it was and a finished cell is skipped. Rows of finished cells go to ``--results`` (final policies) and, beside it, to
-``…_curves.csv`` (every policy kept on the way: real return, latent distance, action agreement). ``examples/ditto_figures.py``
-makes the paper's figures and the table of them.
+on where it was and a finished cell is skipped. As soon as a cell is finished, its rows go to ``--results`` (the last policy)
+and, beside it, to ``…_curves.csv`` (every policy kept on the way: real return, latent distance, action agreement).
+``dream-env report examples/results/ditto.csv`` makes the paper's figures and the tables of them.
 
 ``--engine ray`` spreads the same cells over a Ray cluster (``pip install ray``; the output folder must be shared).
 """
 
-import csv
-import io
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,35 +21,50 @@ from typing import Literal
 
 import tyro
 
-from dream_env.checkpoint import read_json, write_file
-from dream_env.environments import environment_id
+from dream_env import curves
+from dream_env.checkpoint import write_file
+from dream_env.environments import PIXEL_ENVIRONMENTS, environment_id
 from dream_env.errors import ConfigError, nearest
-from dream_env.game_log import GameLog
 from dream_env.run import CLUMSY_SEED, PLAYFIELD, RunConfig, clumsy_dataset
-from dream_env.run_folder import read_metrics
-from dream_env.selection import rows_of
 
 STANDARDIZED = ("--learner", "ditto", "--standardize-rewards")
-"""DITTO's learner with rewards standardised per step index: table 1's step size and entropy learn little from the plain
-reward, whose range is a few hundredths, in the number of steps that a CPU has for them."""
+"""DITTO's learner with rewards standardised per step index: from the plain reward, whose range is a few hundredths, it
+learns little in the number of steps that a CPU has for it."""
+
+DREAMS, HORIZON = 128, 15
+
+
+def _dreams(num_envs: int) -> tuple[str, ...]:
+    return "--num-envs", str(num_envs), "--learning-rate", "1e-3", "--entropy", "0.01"
+
+
+FEWER = _dreams(DREAMS)
+"""Few dreams make many updates of a given number of steps: table 1's 512 dreams, 3e-4 and 0.05 are for far longer runs."""
+
+LEARNER = (*STANDARDIZED, *FEWER)
 
 METHODS: dict[str, tuple[str, ...]] = {
     "bc": ("--learner", "bc"),
     "dbc": ("--learner", "dbc"),
-    "gail": ("--reward", "gail", *STANDARDIZED),
+    "gail": ("--reward", "gail", *LEARNER),
     "ditto-plain": ("--reward", "ditto", "--learner", "ditto"),  # the paper's, to the letter
-    "ditto": ("--reward", "ditto", *STANDARDIZED),
-    "ditto-anchor": ("--reward", "ditto", *STANDARDIZED, "--anchor", "0.3", "--warm-start", "bc"),
+    "ditto": ("--reward", "ditto", *LEARNER),
+    "ditto-cv": ("--reward", "ditto", *LEARNER, "--control-variate"),
+    "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),
     "ppo-anchor": ("--reward", "ditto", "--learner", "ppo", "--warm-start", "bc", "--anchor", "4"),
-    # What is compared, and how (DITTO's metric ablation).
+    # What is compared, and how (DITTO's metric ablation); dot on h is "ditto" itself.
     **{
-        f"{metric}-{space}": ("--reward", "ditto", "--ditto.metric", metric, "--ditto.space", space, *STANDARDIZED)
+        f"{metric}-{space}": ("--reward", "ditto", "--ditto.metric", metric, "--ditto.space", space, *LEARNER)
         for metric in ("dot", "l2", "cosine", "nearest")
         for space in ("h", "z", "both")
+        if (metric, space) != ("dot", "h")
     },
-    # Training horizons (Fig. 4, right).
-    **{f"horizon-{h}": ("--reward", "ditto", *STANDARDIZED, "--horizon", str(h)) for h in (3, 5, 10, 15, 30, 50)},
+    # Training horizons (Fig. 4, right), with about as many steps in an update of each; 15 is "ditto" itself.
+    **{
+        f"horizon-{h}": ("--reward", "ditto", "--horizon", str(h), *STANDARDIZED, *_dreams(DREAMS * HORIZON // h))
+        for h in (3, 5, 10, 30, 50)
+    },
 }
 """Name → flags of ``dream-env imitate``."""
 
@@ -68,13 +82,18 @@ class Grid:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, of world model and learner alike."""
     expert: str = "scripted"
-    """Whom to record, as of ``dream-env collect``."""
+    """Whom to record, as of ``dream-env collect``; or "recorded", if the dataset is there and nothing is to be recorded."""
     dataset: str = "dream/{game}/slips-v1"
     """Minari id of the demonstrations; recorded as ``dream-env run`` does if it is not there."""
+    max_steps: int | None = None
+    """Steps after which a real game is cut off. 4500 are five minutes, the limit of the first papers on Atari: a Breakout
+    agent that waits for a ball it does not serve would stand there for the half hour that the emulator allows today."""
     preset: Literal["small", "paper"] = "small"
     """Sizes of the world model."""
     updates: int | None = None
     """Gradient steps of the world model; the preset's unless given."""
+    fit: str = ""
+    """Further flags of ``dream-env fit``, in quotation marks."""
     steps: int = 2_000_000
     """Steps of each learner."""
     snapshots: int = 10
@@ -83,6 +102,9 @@ class Grid:
     """Real games of each final policy, sampled and argmax."""
     snapshot_episodes: int = 4
     """Real games of each policy on the way."""
+    tail: int = 0
+    """Policies after each of the last so many updates that play ``episodes`` games too, in a row of their own: 10 is the
+    paper's protocol, and ten times the games."""
     eval_seed: int = 10_000
     """Seed of the first of them."""
     out: Path = Path("runs/ditto-paper")
@@ -128,12 +150,14 @@ def main(grid: Grid) -> None:
         for method in grid.methods
     ]
     _spread(grid, [lambda cell=cell: _imitate(grid, cell) for cell in cells])
-    write_curves(grid, cells)
 
 
 def _collect(grid: Grid, game: str) -> None:
+    if grid.expert == "recorded":
+        return
     defaults = RunConfig(game, grid.out)
     options = ["--expert", grid.expert, "--episodes", str(defaults.episodes), "--workers", str(grid.workers)]
+    options += ["--max-steps", str(grid.max_steps)] if grid.max_steps else []
     lapses = ["--explore", str(defaults.explore), "--noise", str(defaults.noise), "--lapse"]
     dataset = grid.dataset.format(game=game)
     _run(["collect", game, "--dataset", dataset, *options, *(lapses if grid.expert == "scripted" else []),
@@ -149,9 +173,15 @@ def _fit(grid: Grid, game: str, seed: int) -> None:
     words = ["fit", dataset, "--out", str(_model(grid, game, seed)), "--preset", grid.preset, "--seed", str(seed)]
     words += ["--also", clumsy_dataset(dataset)] if grid.expert == "scripted" else []
     words += ["--updates", str(grid.updates)] if grid.updates else []
-    crop = PLAYFIELD.get(environment_id(game))
-    words += ["--observation.crop", *map(str, crop)] if crop else []
-    _run([*words, "--device", grid.device])
+    _run([*words, *_observation(game), *shlex.split(grid.fit), "--device", grid.device])
+
+
+def _observation(game: str) -> Sequence[str]:
+    gym_id = environment_id(game)
+    if gym_id in PIXEL_ENVIRONMENTS.values():
+        return "--observation.keys", "pixels", "--observation.no-gray"  # and not the state beside them
+    crop = PLAYFIELD.get(gym_id)
+    return ("--observation.crop", *map(str, crop)) if crop else ()
 
 
 def _model(grid: Grid, game: str, seed: int) -> Path:
@@ -165,48 +195,21 @@ def _imitate(grid: Grid, cell: Cell) -> None:
     _run([
         "imitate", str(_model(grid, cell.game, cell.seed)), "--out", str(folder), "--seed", str(cell.seed),
         "--demos", str(cell.demos), "--steps", str(grid.steps), "--snapshots", str(grid.snapshots),
-        "--device", grid.device, *METHODS[cell.method],
+        "--tail", str(grid.tail), "--device", grid.device, *METHODS[cell.method],
     ])  # fmt: skip
     _run([
         "evaluate", str(folder), "--episodes", str(grid.episodes), "--seed", str(grid.eval_seed), "--no-video",
         "--snapshot-episodes", str(grid.snapshot_episodes), "--device", grid.device,
         "--experiment", f"ditto-paper/{cell.method}", "--results", str(grid.results),
+        *(["--tail-episodes", str(grid.episodes)] if grid.tail else []),
+        *(["--environment", cell.game] if grid.expert == "recorded" else []),  # recordings of others may not say
     ])  # fmt: skip
+    dataset = grid.dataset.format(game=cell.game)
+    points = curves.of_agent(
+        folder, dataset=dataset, game=cell.game, method=cell.method, n_expert=cell.demos, seed=cell.seed
+    )
+    curves.append(curves.beside(grid.results), points)
     write_file(folder / "done", "")
-
-
-def write_curves(grid: Grid, cells: Iterable[Cell]) -> Path:
-    """Every policy kept on the way of the finished cells; rows of other grids in the file stay."""
-    path = grid.results.with_name(f"{grid.results.stem}_curves.csv")
-    rows = {}
-    if path.is_file():
-        with path.open(newline="") as file:
-            rows = {tuple(row.values())[:6]: row for row in csv.DictReader(file)}
-    for cell in cells:
-        folder = cell.folder(grid)
-        if not (folder / "done").is_file():
-            continue
-        returns = GameLog(folder / "episodes.csv").through_training()
-        metrics = rows_of(read_metrics(folder / "metrics.csv"), returns)
-        meta = read_json(folder / "meta.json")
-        for steps, played in returns.items():
-            at = metrics.get(steps, {})
-            row = {
-                "dataset": grid.dataset.format(game=cell.game), "game": cell.game, "method": cell.method,
-                "n_expert": cell.demos, "seed": cell.seed, "steps": steps, "episodes": len(played),
-                "return_mean": f"{sum(played) / len(played):.6g}",
-                "latent_distance": at.get("latent_distance", ""), "action_agreement": at.get("action_agreement", ""),
-                "minutes": f"{at.get('minutes', float('nan')):.4g}", "commit": meta.get("commit", ""),
-            }  # fmt: skip
-            cells_of_row = {name: str(value) for name, value in row.items()}
-            rows[tuple(cells_of_row.values())[:6]] = cells_of_row
-    if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(next(iter(rows.values()))), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
-        write_file(path, text.getvalue())
-    return path
 
 
 def _run(words: Sequence[str]) -> None:

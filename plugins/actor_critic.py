@@ -19,9 +19,16 @@ away. On a small Pong model 0.5 million steps (66 updates of 512 dreams, one see
 random, by 0.007; with normalised advantages by 0.010, with standardised rewards by 0.016, and by 0.038 when the learning rate
 was also 1e-3 and η 0.01.
 
+``control_variate`` replays the expert's actions beside each dream, from the same start and with the same random numbers, and
+learns from ``r_t − rᴱ_t``, by how much the learner's step earned more than the expert's did there. Much of what the reward
+varies by (an easy window or a hard one, the dream's noise) is in both and goes. REINFORCE stays unbiased: ``rᴱ`` depends on
+the start, the expert's actions and the dream's noise, of which ``a_t`` is drawn independently given ``ŝ_t``, so
+``E[∇ log π(a_t | ŝ_t) rᴱ_{t+k}] = 0`` for all k. It costs a second dream for every dream. Not in the paper.
+
 Metrics, means over the updates since the last report: ``dream_reward`` (plain, a step), ``entropy`` (nats a step; for a Box
 that of actions scaled to [−1, 1]), ``entropy_weight``, ``return`` (of the rewards learned from), ``advantage_std``,
-``actor_loss``, ``critic_loss``, ``actor_gradient`` and ``critic_gradient`` (norms), ``clone_loss`` and, for Discrete actions,
+``actor_loss``, ``critic_loss``, ``actor_gradient`` and ``critic_gradient`` (norms), ``replayed_reward`` (plain, a step, of
+the expert's actions) where there is a control variate, ``clone_loss`` and, for Discrete actions,
 ``clone_certain`` (share of the expert's actions with a probability above ½) where there is an anchor.
 """
 
@@ -84,6 +91,9 @@ class ActorCritic(Learner):
     standardize_rewards: bool = False
     """Learn from rewards standardised per step index, as the other learners do; metrics show the plain ones. Not in the
     paper."""
+    control_variate: bool = False
+    """Learn from the reward minus what the expert's own actions earn in the same dream, which has less variance and, for
+    the reinforce gradient, the same expectation of the gradient; twice the dreaming. Not in the paper."""
     anchor: float = 0.0
     """Weight of behaviour cloning in the actor's loss: the cross-entropy of the expert's actions in the expert's states, a
     pull towards the expert. 0, the default, is the paper's DITTO."""
@@ -99,6 +109,8 @@ class ActorCritic(Learner):
     """Weight of the policy's entropy in that cloning: η_BC of DITTO eq. 9 (0.1 there, for agents that stop at cloning)."""
     report_every: int = 5
     """Updates between two reports of progress."""
+    report_last: int = 10
+    """Updates at the end that are reported one by one, so that the policies after each of them can be kept (--tail)."""
 
     def __post_init__(self) -> None:
         kinds: dict[str, Any] = {"baseline": Baseline, "gradient": Gradient, "activation": Activation,
@@ -115,7 +127,7 @@ class ActorCritic(Learner):
         for option in ("max_gradient_norm", "anchor"):
             if not getattr(self, option) >= 0.0:
                 raise ConfigError(f"{option} must be at least 0, not {getattr(self, option)}")
-        for option in ("target_period", "report_every", "clone_batch", "warm_start_updates"):
+        for option in ("target_period", "report_every", "report_last", "clone_batch", "warm_start_updates"):
             if getattr(self, option) < 1:
                 raise ConfigError(f"{option} must be at least 1, not {getattr(self, option)}")
 
@@ -147,7 +159,8 @@ class ActorCritic(Learner):
             while run.steps < steps:
                 run.update(self.entropy_weight(run.steps / steps))
                 finished = run.steps >= steps
-                if finished or run.updates % self.report_every == 0:
+                ending = steps - run.steps <= (self.report_last - 1) * dream.num_envs * dream.horizon
+                if finished or ending or run.updates % self.report_every == 0:
                     progress(run.policy, run.report())
                 if store is not None and (finished or store.due()):
                     store.save(run.steps, *run.take())
@@ -157,8 +170,18 @@ class ActorCritic(Learner):
         """Refuse what cannot be learned.
 
         Raises:
-            ConfigError: for the dynamics gradient with discrete actions.
+            ConfigError: for the dynamics gradient with discrete actions; for a control variate where it cannot help.
         """
+        if self.control_variate and self.gradient == "dynamics":
+            raise ConfigError(
+                'control_variate is for the gradient "reinforce": in "dynamics" the expert\'s reward does not depend on the '
+                "actor and drops out of the gradient. Leave control_variate off"
+            )
+        if self.control_variate and dream.dreams.terminate:
+            raise ConfigError(
+                "control_variate needs dreams of one length, since the expert's replay goes on where a dream has ended; "
+                "this dream has terminate=True. Dream with terminate=False, or leave control_variate off"
+            )
         if self.gradient == "dynamics" and dream.world_model.action_spec.discrete:
             raise ConfigError(
                 f'gradient "dynamics" needs actions that can be moved a little, a Box; these are '

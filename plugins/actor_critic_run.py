@@ -12,7 +12,7 @@ from dream_env.env import DreamEnv
 from dream_env.errors import TrainingError
 
 from .cloning_learners import cloning_loss
-from .imagination import Imagined, imagine, learning_afterwards
+from .imagination import ExpertReplay, Imagined, imagine, learning_afterwards
 from .lambda_return import StepStandardizer, critic_loss, lambda_returns, mean_over, normalized, reinforce_loss
 from .latent_actor import ActorPolicy, Critic
 
@@ -28,6 +28,7 @@ class ActorCriticRun:
         self.dream = dream
         self.dreams = dream.dreams
         self.dynamics = options.gradient == "dynamics"
+        self.replay = ExpertReplay(dream.dreams) if options.control_variate else None
         device, feat_size = dream.device, dream.world_model.feat_size
         shape = options.net_shape(feat_size)
         self.policy = ActorPolicy(shape, dream.world_model.action_spec, options.squash)
@@ -51,7 +52,7 @@ class ActorCriticRun:
     def update(self, entropy_weight: float) -> None:
         """Dream for one horizon and make one gradient step of the actor and of the critic."""
         with learning_afterwards(self.dreams) if self.dynamics else contextlib.nullcontext():
-            imagined = imagine(self.dreams, self.actor, self.generator, gradients=self.dynamics)
+            imagined = imagine(self.dreams, self.actor, self.generator, gradients=self.dynamics, replay=self.replay)
             metrics = self._losses(imagined, entropy_weight)
             for name in ("actor", "critic"):
                 metrics[f"{name}_gradient"] = self._descend(name, metrics[f"{name}_loss"])
@@ -68,7 +69,8 @@ class ActorCriticRun:
         value = self.critic(imagined.feat[:-1].detach())
         with torch.set_grad_enabled(self.dynamics):
             target_value = self.target(imagined.feat)
-        reward = self.standardizer(imagined.reward, valid) if options.standardize_rewards else imagined.reward
+        reward = imagined.reward if imagined.replayed is None else imagined.reward - imagined.replayed
+        reward = self.standardizer(reward, valid) if options.standardize_rewards else reward
         discount = options.gamma * (~imagined.ended).float()
         returns = lambda_returns(reward, target_value[1:], discount, options.td_lambda)
         advantage = (returns - (value if options.baseline == "critic" else target_value[:-1])).detach()
@@ -78,6 +80,8 @@ class ActorCriticRun:
             "return": mean_over(returns, valid),
             "advantage_std": advantage[valid].std(correction=0),
         }
+        if imagined.replayed is not None:
+            metrics["replayed_reward"] = imagined.replayed.mean()
         if self.dynamics:
             actor_loss = -metrics["return"]
         else:

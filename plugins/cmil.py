@@ -83,3 +83,17 @@ class Cmil(Gail):
             return reward
         disagreement_penalty = self._world_model.disagreement(transition.latent_t, transition.action_t)
         return reward - self.alpha * disagreement_penalty
+
+    def on_data(self, transition: Transition) -> Float[Tensor, " batch"]:
+        """Without the penalty: what was recorded did happen (§5)."""
+        return super().__call__(transition)
+
+
+@dataclass
+class Vmail(Cmil):
+    """``cmil`` without its penalty, for the same method without conservatism; VMAIL's own code has ``gail``'s probability."""
+
+    name: ClassVar[str] = "vmail"
+
+    alpha: float = 0.0
+    """Weight of the disagreement that is subtracted: none."""

@@ -65,7 +65,6 @@ class Gail(Reward):
     """A learned discriminator between expert and learner, on latents; see the module for signs and variants."""
 
     name: ClassVar[str] = "gail"
-
     inputs: Inputs = "state_action"
     """What the discriminator sees: model state and action (eq. 3), or (h_t, h_{t+1}) (the released code)."""
     form: Form = "probability"
@@ -105,6 +104,11 @@ class Gail(Reward):
     def bounds(self) -> tuple[float, float]:
         """Of the form; most have an open end."""
         return _BOUNDS[self.form]
+
+    @property
+    def paired(self) -> bool:
+        """D looks at a step alone."""
+        return False
 
     def prepare(self, world_model: WorldModel, expert: EncodedDemos) -> None:
         """Make a discriminator that knows nothing: D = 1/2 everywhere."""
@@ -159,7 +163,8 @@ class Gail(Reward):
             ``discriminator_loss`` (eq. 3, nats), ``accuracy_expert`` and ``accuracy_learner`` (shares of steps with D on
             the right side of 1/2, noise included), means over the gradient steps; ``gradient_penalty`` unweighted.
         """
-        made, all_steps = rollout.valid.nonzero(), torch.ones_like(rollout.valid).nonzero()  # rows of (t, dream)
+        made = rollout.valid.nonzero()  # rows of (t, dream)
+        all_steps = torch.ones(rollout.expert_latent.deter[1:].shape[:2], device=made.device).nonzero()
         metrics = []
         for _ in range(self.updates):
             expert = self._drawn(rollout.expert_latent, rollout.expert_action, all_steps)

@@ -1,4 +1,5 @@
 """One horizon of all dreams as tensors, for learners that live beside them; with gradients through the dream if wanted.
+And the expert's own actions replayed in the same dreams, as something to compare a reward with.
 
 ``DreamEnv`` takes actions as numpy arrays and keeps no gradients, as Gymnasium would have it; so the dreams beneath it are
 stepped here, all of them together from their first step to their last. The reward learns where it always does, in the dream.
@@ -37,9 +38,42 @@ class Imagined:
     """Where the continue head ended a dream."""
     valid: Bool[Tensor, "horizon batch"]
     """False after that."""
+    replayed: Steps | None = None
+    """The reward of the expert's own actions in the same dreams, where that was asked for."""
 
 
-def imagine(dreams: Dreams, actor: Actor, generator: torch.Generator, *, gradients: bool) -> Imagined:
+class ExpertReplay:
+    """What the expert's own actions earn in the same dreams: from the same starts, with the same random numbers.
+
+    Their reward is not 1: the latents of an expert window were filtered from its pictures, the replay is dreamed. What the
+    dream's noise does to one of the two paths it does, for a while, to the other.
+    """
+
+    def __init__(self, dreams: Dreams) -> None:
+        self._dreams = dreams
+        self._twin = Dreams(
+            dreams.num, dreams.world_model, dreams.expert, dreams.reward, dreams.horizon, terminate=False
+        )
+        self._twin.recorder = None  # the reward learns from the learner's dreams alone
+
+    @torch.no_grad()
+    def rewards(self) -> Steps:
+        """Of one horizon, for dreams at their first step; they stay where they are, and so do their random streams."""
+        dreams, twin = self._dreams, self._twin
+        twin.seed(dreams.seeds, dreams.everyone)
+        twin.counters = dreams.counters.clone()
+        twin.restart(dreams.everyone, dreams.rows)
+        return torch.stack([twin.step(twin.expert.actions(twin.rows + t))[0] for t in range(twin.horizon)])
+
+
+def imagine(
+    dreams: Dreams,
+    actor: Actor,
+    generator: torch.Generator,
+    *,
+    gradients: bool,
+    replay: ExpertReplay | None = None,
+) -> Imagined:
     """Let the actor act for a whole horizon, from where dreams have just been restarted.
 
     Args:
@@ -47,7 +81,11 @@ def imagine(dreams: Dreams, actor: Actor, generator: torch.Generator, *, gradien
         actor: whose actions are drawn.
         generator: of these draws.
         gradients: keep the graph from actions through model states to rewards; call this under ``learning_afterwards`` then.
+        replay: of these dreams, if their reward is to be compared with that of the expert's actions.
     """
+    replayed = (
+        replay.rewards() if replay is not None else None
+    )  # first: a reward that learns does so at the horizon's end
     alive = torch.ones(dreams.num, dtype=torch.bool, device=dreams.everyone.device)
     feats, steps = [dreams.latent.feat], []
     for _ in range(dreams.horizon):
@@ -57,7 +95,9 @@ def imagine(dreams: Dreams, actor: Actor, generator: torch.Generator, *, gradien
         feats.append(dreams.latent.feat)
         steps.append((reward, drawn.log_prob, drawn.entropy, ended, alive))
         alive = alive & ~ended
-    return Imagined(torch.stack(feats), *(torch.stack(column) for column in zip(*steps, strict=True)))
+    return Imagined(
+        torch.stack(feats), *(torch.stack(column) for column in zip(*steps, strict=True)), replayed=replayed
+    )
 
 
 def _step(dreams: Dreams, action: Tensor, alive: Bool[Tensor, " batch"]) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,11 @@ class Weighted(Reward):
                 low, high = low + smallest, high + largest
         return (low, high)
 
+    @property
+    def paired(self) -> bool:
+        """Whether any part is."""
+        return any(part.paired for part in self.parts)
+
     def prepare(self, world_model: WorldModel, expert: EncodedDemos) -> None:
         """Prepare each part."""
         for part in self.parts:
@@ -64,6 +69,10 @@ class Weighted(Reward):
     def __call__(self, transition: Transition) -> Float[Tensor, " batch"]:
         """The sum at one step."""
         return torch.stack([w * part(transition) for w, part in self._weighted()]).sum(dim=0)
+
+    def on_data(self, transition: Transition) -> Float[Tensor, " batch"]:
+        """The sum of what each part makes of a recorded step."""
+        return torch.stack([w * part.on_data(transition) for w, part in self._weighted()]).sum(dim=0)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Teach each part; its metrics come with its name before them: ``gail/discriminator_loss``."""

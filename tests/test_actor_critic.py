@@ -9,7 +9,7 @@ import torch
 from cut_off import CutOff
 from dream_env.plugins.actor_critic import ActorCritic
 from dream_env.plugins.actor_critic_run import ActorCriticRun
-from dream_env.plugins.imagination import imagine
+from dream_env.plugins.imagination import ExpertReplay, imagine
 from dream_env.plugins.lambda_return import (
     StepStandardizer,
     critic_loss,
@@ -32,7 +32,7 @@ from dream_env.spaces import ActionSpec
 from dream_env.testing import check_learner, tiny_expert, tiny_world_model
 
 BOX = spaces.Box(np.float32([-1, -2]), np.float32([1, 2]))
-SMALL = {"hidden": (16,), "clone_batch": 32, "warm_start_updates": 3, "report_every": 1}
+SMALL = {"hidden": (16,), "clone_batch": 32, "warm_start_updates": 3, "report_every": 1, "report_last": 1}
 EVERYTHING = {
     **SMALL, "standardize_rewards": True, "anchor": 0.3, "warm_start": "bc", "entropy_end": 0.01, "target_period": 3,
     "baseline": "target", "normalize_advantage": True, "max_gradient_norm": 0.5, "report_every": 2,
@@ -222,6 +222,75 @@ def test_rewards_are_standardised_as_for_the_other_learners():
             plain.append(own.last_rewards)
         standardized = ours(torch.stack(plain), torch.ones(horizon, 16, dtype=torch.bool))
         torch.testing.assert_close(standardized, torch.stack(theirs), atol=1e-4, rtol=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------------- control variate
+
+
+@pytest.mark.parametrize("reward", ["ditto", "judge"])
+def test_a_learner_that_does_as_the_expert_earns_exactly_what_the_replay_does(reward):
+    own = dream(reward=Judge() if reward == "judge" else reward, expert=steady(2))
+    if reward == "judge":
+        torch.nn.init.normal_(own.reward.weight)
+    run = started(own)
+    torch.nn.init.constant_(run.actor.net[-1].bias[2:], 200.0)  # action 2, always
+    rewards = []
+    for _ in range(3):
+        imagined = imagine(run.dreams, run.actor, run.generator, gradients=False, replay=ExpertReplay(run.dreams))
+        assert torch.equal(imagined.replayed, imagined.reward)  # the noise is the same, to the bit
+        rewards.append(imagined.replayed)
+        run.dreams.restart(run.dreams.everyone)
+    assert not torch.equal(rewards[0], rewards[1])
+    assert rewards[0].std() > 0.0
+
+
+def test_the_replay_depends_neither_on_the_learner_s_actions_nor_changes_the_dreams():
+    found = {}
+    for action in (0, 2):
+        run = started(dream())
+        torch.nn.init.constant_(run.actor.net[-1].bias[action : action + 1], 200.0)
+        plain = imagine(run.dreams, run.actor, run.generator, gradients=False)
+        run = started(dream())
+        torch.nn.init.constant_(run.actor.net[-1].bias[action : action + 1], 200.0)
+        found[action] = imagine(run.dreams, run.actor, run.generator, gradients=False, replay=ExpertReplay(run.dreams))
+        assert plain.replayed is None
+        assert torch.equal(found[action].feat, plain.feat)
+    assert torch.equal(found[0].replayed, found[2].replayed)  # so it is a baseline, and REINFORCE stays unbiased
+    assert not torch.equal(found[0].reward, found[2].reward)
+
+
+def test_returns_are_of_the_reward_minus_the_replay_s():
+    run = started(dream(), control_variate=True)
+    imagined = imagine(run.dreams, run.actor, run.generator, gradients=False, replay=run.replay)
+    metrics = {name: x.item() for name, x in run._losses(imagined, 0.05).items()}
+    more = imagined.reward - imagined.replayed
+    returns = lambda_returns(more, torch.zeros(6, 8), torch.full((6, 8), 0.95), 0.95)  # both critics still say 0
+    assert metrics["return"] == pytest.approx(returns.mean().item())
+    assert metrics["dream_reward"] == pytest.approx(imagined.reward.mean().item())
+    assert metrics["replayed_reward"] == pytest.approx(imagined.replayed.mean().item())
+
+
+def test_a_reward_that_learns_does_not_learn_from_the_replay():
+    judges = {}
+    for control_variate in (False, True):
+        judge = judges[control_variate] = Judge()
+        run = started(dream(reward=judge), control_variate=control_variate, learning_rate=0.0)
+        for _ in range(3):
+            run.update(0.05)
+    assert judges[True].updates == judges[False].updates == 3
+    assert torch.equal(judges[True].weight, judges[False].weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "of_dream", "message"),
+    [
+        ({"gradient": "dynamics"}, {"action_space": BOX}, r'control_variate is for the gradient "reinforce"'),
+        ({}, {"terminate": True}, r"control_variate needs dreams of one length.*terminate=True"),
+    ],
+)
+def test_a_control_variate_is_refused_where_it_cannot_help(options, of_dream, message):
+    with pytest.raises(ConfigError, match=message):
+        ActorCritic(**SMALL, control_variate=True, **options).learn(dream(**of_dream), 96)
 
 
 # --------------------------------------------------------------------------------------------------------- distributions
@@ -449,6 +518,14 @@ def test_reports_are_means_and_the_last_update_is_always_reported():
     assert rows[3][0]["dream_reward"] == pytest.approx(np.mean([row["dream_reward"] for row in rows[1][:3]]))
 
 
+@pytest.mark.parametrize("extra", [0, 1, 47])
+def test_each_of_the_last_updates_is_reported(extra):
+    seen = []
+    learner = ActorCritic(**{**SMALL, "report_every": 4, "report_last": 3})
+    learner.learn(dream(), 48 * 9 + extra, progress=lambda _, metrics: seen.append(int(metrics["steps"] / 48)))
+    assert seen == ([4, 7, 8, 9] if not extra else [4, 8, 9, 10])
+
+
 # ------------------------------------------------------------------------------------------------- what learners promise
 
 
@@ -459,19 +536,26 @@ def test_it_is_found_by_name_and_its_defaults_are_table_1():
     assert (learner.gamma, learner.td_lambda, learner.entropy, learner.learning_rate) == (0.95, 0.95, 5e-2, 3e-4)
     assert (learner.target_period, learner.gradient, learner.baseline) == (100, "reinforce", "critic")
     assert not any(
-        [learner.anchor, learner.standardize_rewards, learner.normalize_advantage, learner.max_gradient_norm]
-    )
+        [learner.anchor, learner.standardize_rewards, learner.normalize_advantage, learner.max_gradient_norm,
+         learner.control_variate]
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [SMALL, EVERYTHING], ids=["paper", "everything"])
+@pytest.mark.parametrize("options", [SMALL, {**EVERYTHING, "control_variate": True}], ids=["paper", "everything"])
 def test_the_learner_keeps_the_contract(options):
     check_learner("ditto", steps=400, **options)
 
 
 @pytest.mark.parametrize(
     ("action_space", "options"),
-    [(None, {}), (None, EVERYTHING), (BOX, EVERYTHING), (BOX, {**EVERYTHING, "gradient": "dynamics"})],
-    ids=["paper", "everything", "box", "box-dynamics"],
+    [
+        (None, {}),
+        (None, EVERYTHING),
+        (None, {**EVERYTHING, "control_variate": True}),
+        (BOX, EVERYTHING),
+        (BOX, {**EVERYTHING, "gradient": "dynamics"}),
+    ],
+    ids=["paper", "everything", "control-variate", "box", "box-dynamics"],
 )
 def test_a_run_that_was_cut_off_ends_exactly_where_an_unbroken_one_does(action_space, options, tmp_path):
     def own() -> DreamEnv:

@@ -293,7 +293,7 @@ def run(tmp_path):
     save_agent(
         agent, folder / "ditto", world_model_folder=folder / "wm", learner=LinearLearner, meta=meta
     )  # fmt: skip
-    write_json(folder / "ditto" / "run.json", {"stage": "imitate", "seed": 4})
+    write_json(folder / "ditto" / "run.json", {"stage": "imitate", "seed": 4, "horizon": 7})
     (folder / "ditto" / "snapshots").mkdir()
     for steps in (0, 500):
         checkpoint.write_tensors(folder / f"ditto/snapshots/{steps:09d}.safetensors", agent.policy.state_dict())
@@ -308,7 +308,7 @@ def test_stage_leaves_rows_of_random_expert_sampled_and_argmax(run, tmp_path):
         ("random", False), ("expert", False), ("ditto", False), ("ditto", True)
     ]  # fmt: skip
     agent = rows[-1]
-    assert (agent.learner, agent.warm_start, agent.seed, agent.n_expert) == ("ppo", "bc", 4, 2)
+    assert (agent.learner, agent.warm_start, agent.seed, agent.n_expert, agent.horizon) == ("ppo", "bc", 4, 2, 7)
     assert agent.options == '{"space": "both"}'
     assert (agent.wall_minutes, agent.eval_seed, agent.episodes) == (5.0, 10_000, 2)
     assert rows[1].normalized == 1.0
@@ -334,6 +334,40 @@ def test_stage_called_again_plays_only_what_is_missing(run, monkeypatch):
     assert results.read(run / "ditto" / "evaluation.csv")[0].returns == before[0].returns
     evaluate_stage(EvaluateStage(run / "ditto", episodes=3, snapshot_episodes=0, video=False), progress=False)
     assert played == [[10_002]] * 3
+
+
+def test_last_policies_play_a_row_of_their_own_each_in_its_own_games(run, monkeypatch, tmp_path):
+    folder = run / "ditto"
+    (folder / "tail").mkdir()
+    for k, steps in enumerate((480, 490, 500)):
+        weight = torch.full((pong_model().feat_size, 6), float(k))
+        checkpoint.write_tensors(folder / f"tail/{steps:09d}.safetensors", {"weight": weight})
+    played = []
+
+    def watch(actor, make, **options):
+        played.append((float(actor.policy.weight.mean()) if isinstance(actor, Agent) else None, options["seeds"]))
+        return evaluate(actor, make, **options)
+
+    monkeypatch.setattr("dream_env.evaluation.evaluate", watch)
+    options = {"episodes": 2, "snapshot_episodes": 0, "video": False, "results": tmp_path / "all.csv"}
+    evaluate_stage(EvaluateStage(folder, tail_episodes=2, **options), progress=False)
+    first = [[10_000 + 2 * k, 10_001 + 2 * k] for k in range(3)]
+    assert played[-3:] == [(0.0, first[0]), (1.0, first[1]), (2.0, first[2])]
+    row = results.read(folder / "evaluation.csv")[-1]
+    assert (row.tail, row.episodes, row.deterministic, row.method) == (3, 6, False, "ditto")
+    assert row.options == '{"space": "both", "tail": 3}'
+    assert [other.tail for other in results.read(folder / "evaluation.csv")[:-1]] == [0, 0, 0, 0]
+    assert "| ditto + ppo from bc, last 3 | sampled | 2 | 1 | 6 |" in results_table([tmp_path / "all.csv"])
+    played.clear()
+    evaluate_stage(EvaluateStage(folder, tail_episodes=2, **options), progress=False)
+    assert played == []
+    assert GameLog(folder / "episodes.csv").through_training() == {}  # these are no policies on the way
+
+
+def test_last_policies_that_nobody_kept_are_asked_for_before_a_game_is_played(run, monkeypatch):
+    monkeypatch.setattr("dream_env.evaluation.evaluate", None)
+    with pytest.raises(ConfigError, match=r"holds no last policies .*imitate with --tail 10"):
+        evaluate_stage(EvaluateStage(run / "ditto", tail_episodes=20), progress=False)
 
 
 # --------------------------------------------------------------------------------------- a policy chosen without playing

@@ -39,10 +39,15 @@ def test_imports_form_floors_without_a_circle():
 
     for name in graph:
         floor(name)
-    # The flow of the data is the order of the floors.
-    flow = ["latent", "rssm", "world_model", "encoded", "dreams", "env", "on_policy", "stages", "cli"]
-    assert [floors[name] for name in flow] == sorted(floors[name] for name in flow)
-    assert len({floors[name] for name in flow}) == len(flow)
+    # The flow of the data is the order of the floors: through the dream, and through the real environment and what is kept.
+    flows = [
+        ["latent", "rssm", "world_model", "encoded", "dreams", "env", "on_policy", "stages", "cli"],
+        ["success", "real_rooms", "real_episodes", "online", "cli"],
+        ["growing", "replay", "online", "cli"],
+    ]
+    for flow in flows:
+        assert [floors[name] for name in flow] == sorted(floors[name] for name in flow)
+        assert len({floors[name] for name in flow}) == len(flow)
     assert max(floors.values()) == floors["cli"]
 
 

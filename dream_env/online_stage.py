@@ -1,0 +1,141 @@
+"""Imitation that goes on in the real environment: ``dream-env imitate … --online-steps 250000``.
+
+The folder it leaves is an agent's like any other, with more in it: ``wm/``, the world model as it has become, ``replay/``, every
+real episode, and ``metrics.csv`` counts real steps. Killed, it goes on at its last saved state.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from dream_env import checkpoint
+from dream_env.agent import Agent, fingerprint, save_agent
+from dream_env.checkpoint import Store, config_to_json
+from dream_env.demos import Demos
+from dream_env.encoded import encode, load_encoded, save_encoded
+from dream_env.env import DreamEnv
+from dream_env.environments import environment_from_spec, make_environment
+from dream_env.errors import ConfigError, DatasetError
+from dream_env.evaluation import reward_by_step
+from dream_env.filtering import check_spaces
+from dream_env.on_policy import resolve_learner
+from dream_env.online import OnlineLearner, RealWorld
+from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
+from dream_env.progress import progress_bar
+from dream_env.real_episodes import RealEpisodes
+from dream_env.replay import Replay
+from dream_env.run_folder import Clock, MetricsLog, claim, plain
+from dream_env.stages import ImitateStage
+from dream_env.world_model import WorldModel
+
+
+def online_stage(
+    stage: ImitateStage, reward: str | Reward | None = None, learner: str | Learner = "ppo", *, progress: bool = True
+) -> Path:
+    """Learn with ``stage.online_steps`` real steps; see the module for what is left.
+
+    Raises:
+        ConfigError: if the learner stays in the dream, or nobody says which environment is the real one.
+    """
+    out = stage.out
+    learner = resolve_learner(learner) if isinstance(learner, str) else learner
+    if not isinstance(learner, OnlineLearner):
+        raise ConfigError(
+            f"learner {type(learner).__name__} stays in the dream and makes no real steps; leave --online-steps out, or take a "
+            f"learner that goes on in the real environment (`dream-env plugins` lists all)"
+        )
+    reward = load_reward(reward or type(learner).usual_reward)
+    dream = DreamEnv(
+        stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device
+    )
+    spec = _environment_spec(stage, dream.world_model)
+    demos = _recordings(dream)
+    identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
+    for name in ("out", "device", "online_workers", "online_dataset"):
+        identity.pop(name)
+    claim(out, "imitate", plain(identity))
+    if (out / "meta.json").is_file():
+        return out  # finished before
+    store = Store(out)
+    saved = store.latest_folder()
+    start = int(saved.name) if saved else 0
+    clock = Clock(out, start)
+    source = dream.world_model.source
+    replay = Replay(out / "replay", dream.world_model.observation_spec, dream.world_model.action_spec, source)
+    before = fingerprint(dream.world_model)
+    with (
+        RealEpisodes(spec, workers=stage.online_workers) as episodes,
+        MetricsLog(out, "steps", start) as log,
+        progress_bar("online", stage.online_steps, "steps", start=start, enabled=progress) as advance,
+    ):
+
+        def report(policy: Policy, metrics: dict[str, float]) -> None:
+            log.add({**metrics, "minutes": clock.minutes()})
+            shown = {name: metrics[name] for name in ("real_return", "real_success") if name in metrics}
+            advance(int(metrics["steps"]), **shown)
+
+        real = RealWorld(demos, episodes, replay, stage.online_steps)
+        policy = learner.learn_online(dream, real, seed=stage.seed, progress=report, store=store)
+        dropped = len(episodes.dropped)
+    wm = stage.wm
+    if fingerprint(dream.world_model) != before:
+        wm = _keep(dream, demos, stage, out / "wm")
+    if policy.observes == "latent":
+        held_out = load_encoded(wm, "held_out", stage.device)
+        path = out / "reward_by_step.csv"
+        reward_by_step(dream.world_model, held_out, reward, {"learner": policy}, horizon=stage.horizon, path=path)
+    save_agent(Agent(dream.world_model, policy), out, world_model_folder=wm, learner=learner, meta={
+        "steps": stage.online_steps, "online_steps": stage.online_steps, "dropped_episodes": dropped,
+        "real_episodes": replay.num_episodes, "minutes": clock.minutes(), "reward": plugin_identity(reward),
+        "options": plugin_identity(learner), "demos": demos.num_episodes,
+    })  # fmt: skip
+    if stage.online_dataset:
+        environment = environment_from_spec(spec)
+        replay.to_minari(stage.online_dataset, environment)
+        environment.close()
+    store.clear()
+    return out
+
+
+def _environment_spec(stage: ImitateStage, world_model: WorldModel) -> str:
+    """JSON of the real environment: the one asked for, else the recorded one; checked to be the model's kind."""
+    recorded = world_model.source.env_spec
+    if not stage.environment and recorded is None:
+        raise ConfigError(
+            f"the dataset {world_model.source.dataset} does not say which environment it was recorded in; name it with "
+            f"--environment"
+        )
+    environment = make_environment(stage.environment) if stage.environment else environment_from_spec(str(recorded))
+    try:
+        check_spaces(world_model, environment)
+        assert environment.spec is not None
+        return str(environment.spec.to_json())
+    finally:
+        environment.close()
+
+
+def _recordings(dream: DreamEnv) -> Demos:
+    """The recordings behind the dream's expert."""
+    source, config = dream.world_model.source, dream.world_model.observation_spec.config
+    demos = Demos.load(source.dataset, config)
+    wanted = dream.expert.indices.tolist()
+    missing = [index for index in wanted if index >= demos.num_episodes]
+    if missing:
+        raise DatasetError(
+            f"the world model was fitted to episode {missing[0]} of {source.dataset}, which has only {demos.num_episodes} now; "
+            f"put that dataset back, or fit again"
+        )
+    return demos.select(wanted)
+
+
+def _keep(dream: DreamEnv, demos: Demos, stage: ImitateStage, folder: Path) -> Path:
+    """The world model as it has become, and the demonstrations as it sees them now."""
+    whole = Demos.load(demos.source.dataset, dream.world_model.observation_spec.config)
+    before = checkpoint.model_folder(stage.wm)
+    for split in ("train", "held_out"):
+        indices = load_encoded(before, split, "cpu").indices.tolist()  # type: ignore[arg-type]
+        encoded = encode(dream.world_model, whole.select(indices), seed=stage.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_encoded(encoded, folder, split)  # type: ignore[arg-type]
+    meta: dict[str, Any] = {**checkpoint.read_json(before / "meta.json"), "online_steps": stage.online_steps}
+    checkpoint.save(dream.world_model, folder, meta)
+    return folder

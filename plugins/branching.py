@@ -1,0 +1,114 @@
+"""Dreams that branch off recorded sequences, as tensors with gradients: what learners with real-data losses need.
+
+Every row of some recorded sequences is a start; from each the actor acts for a few steps in the world model's prior. (Dreams of
+``DreamEnv`` start on expert windows alone, and keep no record of what was done for real after their start.)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dream_env.latent import Latent
+from dream_env.plugin import Reward, Transition
+from dream_env.world_model import WorldModel
+
+from .latent_actor import Actor
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Recorded sequences as model states; row t of 0 … T − 1 is a state, and step t of 0 … T − 2 leads from it to the next."""
+
+    latent: Latent
+    """(T, B, ·), without a graph."""
+    action: Tensor
+    """(T − 1, B, ...): what was done for real, as the environment takes actions."""
+    is_terminal: Bool[Tensor, "rows batch"]
+    """Rows after which nothing comes."""
+
+    @property
+    def num_rows(self) -> int:
+        """T · B."""
+        return self.is_terminal.numel()
+
+    def last(self, rows: int) -> "Sequences":
+        """The last rows of each sequence: the filter has seen the most before them."""
+        rows = min(rows, len(self.is_terminal))
+        first = len(self.is_terminal) - rows
+        return Sequences(self.latent[first:], self.action[first:], self.is_terminal[first:])
+
+    def steps(self) -> tuple[Latent, Tensor, Latent]:
+        """Every recorded step: where it began (T − 1, B, ·), what was done, where it led."""
+        return self.latent[:-1], self.action, self.latent[1:]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """N dreams of H steps."""
+
+    latent: Latent
+    """(H + 1, N, ·)."""
+    action: Tensor
+    """(H + 1, N, ...); the last one is drawn for the critics and not carried out."""
+    reward: Float[Tensor, "horizon batch"]
+    log_prob: Float[Tensor, "horizon_plus_1 batch"]
+    entropy: Float[Tensor, "horizon_plus_1 batch"]
+    goes_on: Float[Tensor, "horizon batch"]
+    """Probability that there is anything after each step; 1 unless dreams can end."""
+
+
+def branch(
+    world_model: WorldModel,
+    actor: Actor,
+    reward: Reward,
+    start: Latent,
+    horizon: int,
+    generator: torch.Generator,
+    *,
+    expert: tuple[Latent, Tensor] | None = None,
+    terminate: bool = False,
+) -> Branches:
+    """Let the actor act for ``horizon`` steps from each start, with gradients from rewards and states back to the actions.
+
+    The actor sees states without their graph, as in Dreamer: a gradient reaches an action through the model and the rewards
+    after it, not through what later actions make of it.
+
+    Args:
+        world_model: whose prior is dreamed.
+        actor: whose actions are drawn.
+        reward: what each step is worth.
+        start: (N, ·).
+        horizon: H.
+        generator: of actions and of the model's noise.
+        expert: states (H + 1, N, ·) and actions (H, N, ...) of the expert from the same starts, for a reward that compares;
+            one that judges a step by itself (``Reward.paired`` false) does without.
+        terminate: ask the continue head how likely each dream goes on.
+    """
+    latents, actions, rewards, log_probs, entropies, goes_on = [start], [], [], [], [], []
+    num = start.shape[0]
+    for t in range(horizon + 1):
+        drawn = actor(latents[-1].feat.detach()).draw(generator)
+        actions.append(drawn.action)
+        log_probs.append(drawn.log_prob)
+        entropies.append(drawn.entropy)
+        if t == horizon:
+            break
+        noise = torch.rand(num, world_model.noise_size, generator=generator, device=start.deter.device)
+        latent_tp1 = world_model.imagine_step(latents[-1], drawn.action, noise)
+        own = (latents[-1], drawn.action, latent_tp1)
+        beside = own if expert is None else (expert[0][t], expert[1][t], expert[0][t + 1])
+        step_t = torch.full((num,), t, dtype=torch.int64, device=start.deter.device)
+        rewards.append(reward(Transition(*own, *beside, step_t, horizon)))
+        goes_on.append(world_model.continue_probability(latent_tp1) if terminate else torch.ones_like(rewards[-1]))
+        latents.append(latent_tp1)
+    return Branches(
+        Latent.stack(latents), torch.stack(actions), torch.stack(rewards),
+        torch.stack(log_probs), torch.stack(entropies), torch.stack(goes_on),
+    )  # fmt: skip
+
+
+def flat(latent: Latent) -> Latent:
+    """(T, B, ·) as (T · B, ·), row after row."""
+    return latent.map(lambda half: half.flatten(0, 1))

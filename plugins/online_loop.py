@@ -1,0 +1,202 @@
+"""CMIL's online loop: real episodes by the present policy, and an update of everything for every few real steps.
+
+1. the actor is cloned from the expert in its model states, and plays ``seed_steps`` real steps (CMIL §5)
+2. then rounds: ``round_episodes`` real episodes side by side, with sampled actions; and for every ``train_every`` real steps one update:
+   a batch of sequences of all recordings there are, the demonstrations among them, and one of the demonstrations alone;
+   one gradient step of the world model on both (eq. 1); and with the posterior states that this left, one of the adversary, the
+   actor and the critics (``conservative_run.py``)
+
+Real steps are all that were made, those of dropped episodes too. A killed run goes on at its last saved round: episodes played
+after that are forgotten and played again.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dream_env.agent import Agent
+from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
+from dream_env.demos import Batch
+from dream_env.env import DreamEnv
+from dream_env.errors import DatasetError, TrainingError
+from dream_env.latent import Latent
+from dream_env.mixture import Mixture
+from dream_env.online import RealWorld
+from dream_env.plugin import Progress
+from dream_env.real_episodes import PlayedEpisode
+
+from .branching import Sequences
+from .conservative_run import ConservativeRun
+from .latent_actor import ActorPolicy
+
+if TYPE_CHECKING:
+    from .conservative import Conservative
+
+MODEL_CLIP = 100.0
+"""Largest norm of the world model's gradient (DreamerV2)."""
+
+
+class OnlineLoop:
+    """World model, learner and real episodes of one run."""
+
+    def __init__(self, options: "Conservative", dream: DreamEnv, real: RealWorld, seed: int) -> None:
+        self.options = options
+        self.real = real
+        self.seed = seed
+        self.world_model = dream.world_model
+        real.demos.windows(options.length)  # raises before anything is spent
+        with torch.random.fork_rng([dream.device] if dream.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self.run_ = ConservativeRun(options, dream, seed)
+        self.agent = Agent(self.world_model, self.run_.policy)
+        self.model_optimizer = torch.optim.Adam(
+            self.world_model.parameters(), options.model_learning_rate, eps=1e-5, fused=True
+        )  # fmt: skip
+        self.rng = np.random.default_rng(seed)
+        self.made = 0  # real steps
+        self.started = 0  # real episodes, dropped ones included
+        self._model_losses: list[float] = []
+
+    def run(self, progress: Progress, store: Store | None) -> ActorPolicy:
+        """Play and learn until all real steps are made."""
+        options = self.options
+        saved = store.latest(self.world_model.device) if store is not None else None
+        if saved is not None:
+            self._restore(saved[1], saved[2])
+        else:
+            self.real.replay.cut(0)
+            self._clone()
+        while self.made < self.real.steps:
+            before = self.made
+            played = self._play()
+            owed = self.made // options.train_every - max(before, options.seed_steps) // options.train_every
+            for _ in range(owed if self.made > options.seed_steps else 0):
+                self.update()
+            metrics = {"steps": float(self.made), **self._report(played)}
+            progress(self.run_.policy, metrics)
+            if store is not None and (store.due() or self.made >= self.real.steps):
+                store.save(self.made, *self._take())
+        return self.run_.policy
+
+    # ------------------------------------------------------------------------------------------------------------ playing
+
+    def _play(self) -> list[PlayedEpisode]:
+        """One episode a worker; seeds count on from a number of this run's own, far from those of evaluations."""
+        episodes = self.real.episodes
+        seeds = [1_000_000 * (self.seed + 1) + self.started + i for i in range(self.options.round_episodes)]
+        before = episodes.steps
+        self.world_model.eval()
+        played = episodes.play(self.agent, seeds)
+        self.started += len(seeds)
+        self.made += episodes.steps - before
+        for episode in played:
+            self.real.replay.add(episode.buffer, meta=episode.meta())
+        return played
+
+    # ----------------------------------------------------------------------------------------------------------- learning
+
+    def _clone(self) -> None:
+        """Clone the expert in the model states that the world model gives its recordings now."""
+        for _ in range(self.options.warm_start_updates):
+            batch = self._expert_batch()
+            with torch.no_grad():
+                latent = self.world_model.observe(batch.obs, batch.action_tm1, batch.is_first, self._noise(batch))
+            self.run_.clone(_sequences(latent, batch))
+
+    def update(self) -> None:
+        """One step of the world model, then one of everything that learns in it."""
+        options = self.options
+        recorded = [self.real.demos, *([self.real.replay] if self.real.replay.windows(options.length) else [])]
+        data = Mixture(recorded).sample(options.batch, options.length, self.rng).to(self.world_model.device)
+        expert = self._expert_batch()
+        both = _beside([data, expert])
+        latent = self._model_step(both)
+        num = data.is_first.shape[1]
+        sequences, experts = _sequences(latent[:, :num], data), _sequences(latent[:, num:], expert)
+        self.run_.update(sequences.last(options.rows), experts)
+
+    def _model_step(self, batch: Batch) -> Latent:
+        """One gradient step on the ELBO; returns the posterior states before it."""
+        with torch.enable_grad():
+            self.world_model.train()
+            losses = self.world_model.loss(batch, self._noise(batch))
+            self.model_optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.world_model.parameters(), MODEL_CLIP)
+        if not math.isfinite(float(norm + losses.total.detach())):
+            raise TrainingError(
+                f"the world model's loss stopped being finite after {self.made:,} real steps; lower model_learning_rate (it "
+                f"is {self.options.model_learning_rate:g}) and start anew"
+            )
+        self.model_optimizer.step()
+        self.world_model.eval()
+        self._model_losses.append(float(losses.total.detach()))
+        return losses.observed.latent.detach()
+
+    def _expert_batch(self) -> Batch:
+        batch = self.real.demos.sample(self.options.expert_batch, self.options.length, self.rng)
+        return batch.to(self.world_model.device)
+
+    def _noise(self, batch: Batch) -> Tensor:
+        return self.world_model.draw_noise(*batch.is_first.shape, self.run_.generator)
+
+    # --------------------------------------------------------------------------------------------- progress and checkpoints
+
+    def _report(self, played: Sequence[PlayedEpisode]) -> dict[str, float]:
+        metrics: dict[str, float] = {
+            "episodes": float(self.real.replay.num_episodes), "dropped": float(self.started - self.real.replay.num_episodes),
+            "updates": float(self.run_.updates),
+        }  # fmt: skip
+        if played:
+            metrics["real_return"] = float(np.mean([episode.return_ for episode in played]))
+        for name in ("success", "tasks"):
+            known = [value for episode in played if (value := getattr(episode, name)) is not None]
+            if known:
+                metrics[f"real_{name}"] = float(np.mean(known))
+        if self._model_losses:
+            metrics["model_loss"] = float(np.mean(self._model_losses))
+            self._model_losses = []
+            batch = self._expert_batch()
+            with torch.no_grad():
+                latent = self.world_model.observe(batch.obs, batch.action_tm1, batch.is_first, self._noise(batch))
+            metrics |= {**self.run_.report(), **self.run_.bound(_sequences(latent, batch))}
+        return metrics
+
+    def _take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, state = self.run_.take()
+        tensors |= {f"model/{name}": tensor for name, tensor in self.world_model.state_dict().items()}
+        tensors |= optimizer_tensors(self.model_optimizer, "optimizer/model")
+        own = {"made": self.made, "started": self.started, "episodes": self.real.replay.num_episodes}
+        return tensors, {"run": state, "rng": self.rng.bit_generator.state, **own}
+
+    def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.run_.restore(tensors, state["run"])
+        model = {name[len("model/") :]: x for name, x in tensors.items() if name.startswith("model/")}
+        self.world_model.load_state_dict(model)
+        load_optimizer(self.model_optimizer, tensors, "optimizer/model")
+        self.rng.bit_generator.state = state["rng"]
+        self.made, self.started = state["made"], state["started"]
+        if self.real.replay.num_episodes < state["episodes"]:
+            raise DatasetError(
+                f"the training state was saved with {state['episodes']} real episodes, of which "
+                f"{self.real.replay.num_episodes} are left; put the folder of episodes back, or start in another --out"
+            )
+        self.real.replay.cut(state["episodes"])
+
+
+def _sequences(latent: Latent, batch: Batch) -> Sequences:
+    return Sequences(latent, batch.action_tm1[1:], batch.is_terminal)
+
+
+def _beside(batches: Sequence[Batch]) -> Batch:
+    return Batch(
+        {name: torch.cat([batch.obs[name] for batch in batches], dim=1) for name in batches[0].obs},
+        *(
+            torch.cat([getattr(batch, part) for batch in batches], dim=1)
+            for part in ("action_tm1", "is_first", "is_terminal")
+        ),
+    )

@@ -1,0 +1,203 @@
+"""CMIL's learner: its equations by hand, where its gradients go, what conservatism changes, and that it keeps the contract."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from dream_env.env import DreamEnv
+from dream_env.errors import ConfigError
+from dream_env.latent import Latent
+from dream_env.plugin import Reward, load_learner
+from dream_env.plugins.branching import Sequences, branch, flat
+from dream_env.plugins.cmil import Cmil
+from dream_env.plugins.conservative import Conservative, ExpertWindows, Vmail
+from dream_env.plugins.conservative_run import ConservativeRun
+from dream_env.plugins.twin_critic import branch_values, critic_loss, data_target, mixed
+from dream_env.testing import check_learner, tiny_expert, tiny_world_model
+
+BOX = spaces.Box(np.array([-1.0, -2.0], np.float32), np.array([1.0, 2.0], np.float32))
+SMALL = {"rows": 4, "warm_start_updates": 3, "hidden": (16,), "report_every": 2, "target_period": 2}
+
+
+def dream_of(reward="cmil", num_envs=12, horizon=3, gaussian=True, **options):
+    world_model = tiny_world_model(action_space=BOX, ensemble=3, gaussian=gaussian)
+    expert = tiny_expert(world_model)
+    return DreamEnv(num_envs, wm=world_model, expert=expert, reward=reward, reward_options=options, horizon=horizon)
+
+
+@pytest.mark.parametrize("name", ["cmil", "vmail"])
+def test_it_keeps_the_contract(name):
+    check_learner(name, steps=240, action_space=BOX, **SMALL)
+
+
+def test_td_lambda_is_the_weighted_mean_of_k_step_returns():
+    # Eq. 11 as printed, for H = 3, against the recursion.
+    reward, value = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 30.0, 40.0])
+    gamma, lam = 0.9, 0.7
+    one = reward[0] + gamma * value[1]
+    two = reward[0] + gamma * reward[1] + gamma**2 * value[2]
+    three = reward[0] + gamma * reward[1] + gamma**2 * reward[2] + gamma**3 * value[3]
+    expected = (1 - lam) * (one + lam * two) + lam**2 * three
+    given = branch_values(reward[:, None], value[:, None], torch.full((3, 1), gamma), lam)
+    assert given.shape == (4, 1)
+    torch.testing.assert_close(given[0, 0], expected)
+    torch.testing.assert_close(given[3, 0], value[3])
+
+
+def test_the_target_of_a_recorded_step_by_hand():
+    # Eq. 14: r + γ ((1 − λ) V₀ + λ V), and r alone where the step ended the episode.
+    given = data_target(
+        torch.tensor([[1.0, 1.0]]), torch.tensor([[10.0, 10.0]]), torch.tensor([[20.0, 20.0]]),
+        torch.tensor([[0.5, 0.0]]), 0.75,
+    )  # fmt: skip
+    torch.testing.assert_close(given, torch.tensor([[1.0 + 0.5 * (2.5 + 15.0), 1.0]]))
+    assert mixed(torch.tensor(2.0), torch.tensor(4.0), 0.25) == 2.5
+
+
+def test_both_critics_regress_and_the_target_is_a_constant():
+    values = torch.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)
+    target = torch.tensor([2.0, 2.0], requires_grad=True)
+    loss = critic_loss(values, target)
+    assert loss == ((1 + 1) + (0 + 9)) / 2
+    loss.backward()
+    assert target.grad is None
+    assert values.grad is not None
+
+
+def run_of(dream, **options):
+    return ConservativeRun(Conservative(**SMALL | options), dream, seed=0)
+
+
+def test_the_actor_is_moved_through_reward_and_through_dynamics():
+    dream = dream_of("cmil", alpha=0.0, horizon=2)
+    torch.manual_seed(0)
+    run = run_of(dream)
+    for parameter in run.reward.discriminator[-1].parameters():  # a fresh one is 0 everywhere
+        torch.nn.init.normal_(parameter)
+    start = flat(ExpertWindows(dream, 4).draw(run.generator)[0].latent)
+    leaves, forward = [], run.actor.forward
+
+    class Noted:
+        """The actor's distribution, whose draws are noted as leaves."""
+
+        def __init__(self, feat):
+            self.policy = forward(feat)
+
+        def draw(self, generator):
+            drawn = self.policy.draw(generator)
+            leaves.append(drawn.action.detach().requires_grad_())
+            return replace(drawn, action=leaves[-1])
+
+    run.actor.forward = Noted
+    reward = branch(dream.world_model, run.actor, run.reward, start, 2, run.generator).reward
+    (own,) = torch.autograd.grad(reward[0].sum(), leaves[:1], retain_graph=True)
+    assert own.abs().sum() > 0  # r(ŝ₀, a₀) by a₀: through the reward itself
+    early, late = torch.autograd.grad(reward[1].sum(), leaves[:2])
+    assert early.abs().sum() > 0  # r(ŝ₁, a₁) by a₀: through the model alone
+    assert late.abs().sum() > 0
+
+
+def test_without_a_leash_the_actor_finds_what_pays_and_the_world_model_stays():
+    dream = dream_of("cmil", alpha=0.0, num_envs=64, horizon=3)
+    torch.manual_seed(0)
+    run = run_of(dream, anchor=0.0, learning_rate=1e-2, entropy=0.0)
+    before = {name: tensor.clone() for name, tensor in dream.world_model.state_dict().items()}
+
+    class Sign(Reward):
+        """Pays for the first entry of an action."""
+
+        def __call__(self, transition):
+            return transition.action_t[:, 0]
+
+    run.reward = Sign()
+    windows = ExpertWindows(dream, 4)
+    for _ in range(60):
+        run.update(*([windows.draw(run.generator)[0]] * 2))
+    feat = flat(windows.draw(run.generator)[0].latent).feat
+    assert run.actor(feat).mode()[:, 0].mean() > 0.8
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dream.world_model.state_dict().items())
+
+
+def test_the_leash_pulls_towards_the_expert():
+    torch.manual_seed(0)
+    dream = dream_of("cmil", alpha=0.0)
+    loss = {}
+    for anchor in (0.0, 10.0):
+        run = run_of(dream, anchor=anchor, learning_rate=3e-3)
+        windows = ExpertWindows(dream, 4)
+        for _ in range(40):
+            expert, pairs = windows.draw(run.generator)
+            run.update(expert, expert, pairs)
+        loss[anchor] = run.report()["clone_loss"]
+    assert loss[10.0] < loss[0.0] - 0.05
+
+
+def test_real_data_bears_no_penalty():
+    dream = dream_of("cmil", alpha=10.0)
+    run = run_of(dream)
+    data, _ = ExpertWindows(dream, 4).draw(run.generator)
+    with torch.no_grad():
+        start = flat(data.latent)
+        branches = branch(dream.world_model, run.actor, run.reward, start, 3, run.generator)
+        assert run.data_reward(data).abs().max() == 0  # log D − log(1 − D) of a fresh D
+        doubt = dream.world_model.disagreement(branches.latent[0], branches.action[0])
+        torch.testing.assert_close(branches.reward[0], -10.0 * doubt)
+        assert (doubt > 0).all()
+
+
+def test_cmil_without_alpha_is_vmail():
+    weights = []
+    for learner, reward, options in ((Conservative, "cmil", {"alpha": 0.0}), (Vmail, "vmail", {})):
+        dream = dream_of(reward, **options)
+        policy = learner(**SMALL).learn(dream, 200, seed=3)
+        weights.append(policy.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    policy = Conservative(**SMALL).learn(dream_of("cmil"), 200, seed=3)
+    assert any(not torch.equal(weights[0][name], tensor) for name, tensor in policy.state_dict().items())
+
+
+def test_windows_put_the_expert_beside_its_own_rows():
+    dream = dream_of(num_envs=8, horizon=3)
+    data, (states, actions) = ExpertWindows(dream, 4).draw(torch.Generator().manual_seed(0))
+    assert data.latent.shape == (4, 2)
+    assert data.action.shape == (3, 2, 2)
+    assert states.shape == (4, 8)
+    torch.testing.assert_close(states[0].deter, flat(data.latent).deter)
+    # One step after row t of a sequence comes its row t + 1; the expert's action there is the recorded one.
+    torch.testing.assert_close(states[1].deter.unflatten(0, (4, 2))[:3], data.latent.deter[1:])
+    torch.testing.assert_close(actions[0].unflatten(0, (4, 2))[:3], data.action)
+
+
+def test_the_last_rows_are_taken():
+    latent = Latent(torch.arange(6.0).reshape(6, 1, 1), torch.zeros(6, 1, 1))
+    sequences = Sequences(latent, torch.arange(5.0).reshape(5, 1, 1), torch.zeros(6, 1, dtype=torch.bool)).last(3)
+    assert sequences.latent.deter.flatten().tolist() == [3, 4, 5]
+    assert sequences.action.flatten().tolist() == [3, 4]
+    assert sequences.num_rows == 3
+
+
+def test_an_end_that_the_model_expects_discounts():
+    world_model = tiny_world_model(action_space=BOX, continue_head=True)
+    dream = DreamEnv(8, wm=world_model, expert=tiny_expert(world_model), reward="gail", horizon=3, terminate=True)
+    run = run_of(dream)
+    start = flat(ExpertWindows(dream, 4).draw(run.generator)[0].latent)
+    branches = branch(world_model, run.actor, run.reward, start, 3, run.generator, terminate=True)
+    torch.testing.assert_close(branches.goes_on, world_model.continue_probability(branches.latent[1:]))
+
+
+def test_bad_options_and_numbered_actions_are_refused():
+    with pytest.raises(ConfigError, match="gradients through actions, which must be numbers, a Box"):
+        load_learner("cmil", **SMALL).learn(DreamEnv(4, wm=(wm := tiny_world_model()), expert=tiny_expert(wm)), 10)
+    for options in ({"gamma": 1.5}, {"anchor": -1.0}, {"rows": 1}, {"batch": 0}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            Conservative(**options)
+    with pytest.raises(ConfigError, match="too few for two starts"):
+        Conservative(**SMALL).learn(dream_of(horizon=20), 10)
+
+
+def test_the_rewards_own_options_are_kept():
+    assert Cmil().alpha == 10.0
+    assert replace(Conservative(), anchor=1.0).anchor == 1.0
