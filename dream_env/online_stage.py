@@ -11,7 +11,7 @@ from dream_env import checkpoint
 from dream_env.agent import Agent, fingerprint, save_agent
 from dream_env.checkpoint import Store, config_to_json
 from dream_env.demos import Demos
-from dream_env.encoded import encode, load_encoded, save_encoded
+from dream_env.encoded import Split, encode, load_encoded, save_encoded
 from dream_env.env import DreamEnv
 from dream_env.environments import environment_from_spec, make_environment
 from dream_env.errors import ConfigError, DatasetError
@@ -131,11 +131,12 @@ def _keep(dream: DreamEnv, demos: Demos, stage: ImitateStage, folder: Path) -> P
     """The world model as it has become, and the demonstrations as it sees them now."""
     whole = Demos.load(demos.source.dataset, dream.world_model.observation_spec.config)
     before = checkpoint.model_folder(stage.wm)
-    for split in ("train", "held_out"):
-        indices = load_encoded(before, split, "cpu").indices.tolist()  # type: ignore[arg-type]
+    splits: tuple[Split, ...] = ("train", "held_out")
+    for split in splits:
+        indices = load_encoded(before, split).indices.tolist()
         encoded = encode(dream.world_model, whole.select(indices), seed=stage.seed)
         folder.mkdir(parents=True, exist_ok=True)
-        save_encoded(encoded, folder, split)  # type: ignore[arg-type]
+        save_encoded(encoded, folder, split)
     meta: dict[str, Any] = {**checkpoint.read_json(before / "meta.json"), "online_steps": stage.online_steps}
     checkpoint.save(dream.world_model, folder, meta)
     return folder

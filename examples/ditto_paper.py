@@ -6,7 +6,9 @@ on where it was and a finished cell is skipped. As soon as a cell is finished, i
 and, beside it, to ``…_curves.csv`` (every policy kept on the way: real return, latent distance, action agreement).
 ``dream-env report examples/results/ditto.csv`` makes the paper's figures and the tables of them.
 
-``--engine ray`` spreads the same cells over a Ray cluster (``pip install ray``; the output folder must be shared).
+``--engine ray`` spreads the same cells over a Ray cluster (``pip install ray``; ``RAY_ADDRESS`` says which, otherwise Ray
+starts one on this machine), a CPU a cell and, with ``--device cuda``, a GPU. All its machines must see the output folder, the
+result file, and the folders of ``$MINARI_DATASETS_PATH`` and ``$DREAM_ENV_CACHE`` under the same names.
 """
 
 import os
@@ -15,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -112,7 +114,7 @@ class Grid:
     results: Path = Path("examples/results/ditto.csv")
     """File the rows are added to."""
     workers: int = 2
-    """Cells at a time, one thread each."""
+    """Cells at a time, one thread each; on a Ray cluster its CPUs and GPUs decide."""
     engine: Literal["processes", "ray"] = "processes"
     """Where the cells run: this machine, or a Ray cluster."""
     device: str = "cpu"
@@ -138,6 +140,8 @@ def main(grid: Grid) -> None:
     for method in grid.methods:
         if method not in METHODS:
             raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)} One of: {', '.join(METHODS)}")
+    if grid.engine == "ray":  # its workers run in folders of their own
+        grid = replace(grid, out=grid.out.resolve(), results=grid.results.resolve())
     for game in grid.games:
         _collect(grid, game)
     models = [(game, seed) for game in grid.games for seed in grid.seeds]
@@ -225,14 +229,9 @@ def _spread(grid: Grid, jobs: Sequence[Callable[[], None]]) -> None:
     """All jobs, ``workers`` at a time; a job that fails is told of at the end and stops none of the others."""
     failures = []
     if grid.engine == "ray":
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError("--engine ray needs Ray: pip install ray") from error
-        waiting = [ray.remote(num_cpus=1)(job).remote() for job in jobs]
-        for one in waiting:
+        for one in _on_ray(grid, jobs):
             try:
-                ray.get(one)
+                one()
             except Exception as error:  # any failure of a cell, told below
                 failures.append(str(error))
     else:
@@ -244,6 +243,20 @@ def _spread(grid: Grid, jobs: Sequence[Callable[[], None]]) -> None:
         raise SystemExit(
             f"{len(failures)} of {len(jobs)} runs failed; the same command tries them again:\n" + failures[0]
         )
+
+
+def _on_ray(grid: Grid, jobs: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
+    """Start all jobs on the cluster; what comes back waits for one of them each."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--engine ray needs Ray: pip install ray") from error
+    if not ray.is_initialized():
+        told = ("MINARI_DATASETS_PATH", "DREAM_ENV_CACHE")  # other machines do not have this one's environment
+        ray.init(runtime_env={"env_vars": {name: os.environ[name] for name in told if name in os.environ}})
+    gpus = 1 if grid.device.startswith("cuda") else 0  # Ray hides all others
+    waiting = [ray.remote(num_cpus=1, num_gpus=gpus)(job).remote() for job in jobs]
+    return [lambda one=one: ray.get(one) for one in waiting]
 
 
 if __name__ == "__main__":

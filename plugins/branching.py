@@ -97,10 +97,11 @@ def branch(
             break
         noise = torch.rand(num, world_model.noise_size, generator=generator, device=start.deter.device)
         latent_tp1 = world_model.imagine_step(latents[-1], drawn.action, noise)
-        own = (latents[-1], drawn.action, latent_tp1)
-        beside = own if expert is None else (expert[0][t], expert[1][t], expert[0][t + 1])
         step_t = torch.full((num,), t, dtype=torch.int64, device=start.deter.device)
-        rewards.append(reward(Transition(*own, *beside, step_t, horizon)))
+        own = (latents[-1], drawn.action, latent_tp1)
+        theirs = own if expert is None else (expert[0][t], expert[1][t], expert[0][t + 1])
+        transition = Transition(own[0], own[1], own[2], theirs[0], theirs[1], theirs[2], step_t, horizon)
+        rewards.append(reward(transition))
         goes_on.append(world_model.continue_probability(latent_tp1) if terminate else torch.ones_like(rewards[-1]))
         latents.append(latent_tp1)
     return Branches(

@@ -163,7 +163,9 @@ class Conservative(OnlineLearner):
                 f"reward {dream.reward.name!r} compares each step with the expert's from the same start, but online most "
                 f"dreams start where no expert was; take one that judges a step by itself: cmil, gail"
             )
-        return OnlineLoop(self, dream, real, seed).run(progress, store)
+        with torch.random.fork_rng([dream.device] if dream.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            return OnlineLoop(self, dream, real, seed).run(progress, store)
 
     def net_shape(self, size: int) -> NetShape:
         """Actor and critics, but for their outputs."""

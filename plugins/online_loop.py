@@ -24,7 +24,7 @@ from dream_env.demos import Batch
 from dream_env.env import DreamEnv
 from dream_env.errors import DatasetError, TrainingError
 from dream_env.latent import Latent
-from dream_env.mixture import Mixture
+from dream_env.mixture import Mixture, Windows
 from dream_env.online import RealWorld
 from dream_env.plugin import Progress
 from dream_env.real_episodes import PlayedEpisode
@@ -49,9 +49,7 @@ class OnlineLoop:
         self.seed = seed
         self.world_model = dream.world_model
         real.demos.windows(options.length)  # raises before anything is spent
-        with torch.random.fork_rng([dream.device] if dream.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            self.run_ = ConservativeRun(options, dream, seed)
+        self.run_ = ConservativeRun(options, dream, seed)
         self.agent = Agent(self.world_model, self.run_.policy)
         self.model_optimizer = torch.optim.Adam(
             self.world_model.parameters(), options.model_learning_rate, eps=1e-5, fused=True
@@ -110,7 +108,9 @@ class OnlineLoop:
     def update(self) -> None:
         """One step of the world model, then one of everything that learns in it."""
         options = self.options
-        recorded = [self.real.demos, *([self.real.replay] if self.real.replay.windows(options.length) else [])]
+        recorded: list[Windows] = [self.real.demos]
+        if self.real.replay.windows(options.length):
+            recorded.append(self.real.replay)
         data = Mixture(recorded).sample(options.batch, options.length, self.rng).to(self.world_model.device)
         expert = self._expert_batch()
         both = _beside([data, expert])
@@ -142,7 +142,8 @@ class OnlineLoop:
         return batch.to(self.world_model.device)
 
     def _noise(self, batch: Batch) -> Tensor:
-        return self.world_model.draw_noise(*batch.is_first.shape, self.run_.generator)
+        time, count = batch.is_first.shape
+        return self.world_model.draw_noise(time, count, self.run_.generator)
 
     # --------------------------------------------------------------------------------------------- progress and checkpoints
 

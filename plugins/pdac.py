@@ -10,8 +10,8 @@ was ever played, and an off-policy learner is rewarded by it. Rounds of
 The learner is Stable-Baselines3's SAC, or sb3-contrib's TQC (``--algorithm sb3_contrib:TQC``), of which only ``train`` runs.
 
 CMIL names P-DAC and says no more of it. What DAC has and this has: the reward and the penalty (``pdac_discriminator.py``),
-absorbing states (``pdac_steps.py``), one update a step. Where they differ: DAC's TD3 is SAC here, as in later studies of
-adversarial imitation; its orthogonal regulariser of the actor and its falling step size are left out; what makes SAC learn from
+absorbing states (``pdac_steps.py``), one update a step. Where they differ: DAC's TD3 is SAC here, as in Orsini et al.
+(2021); its orthogonal regulariser of the actor and its falling step size are left out; what makes SAC learn from
 pixels at all is added (``pdac_networks.py``). With observations that are all vectors there is no encoder, as in DAC.
 
 Of the dream only the frame is used: how observations are packed, what they are standardised with, sizes of the encoder. The

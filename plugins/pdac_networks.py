@@ -201,6 +201,11 @@ def _json_options(options: str) -> dict[str, Any]:
         raise ConfigError(f"options are a JSON object, not {options!r} ({error})") from error
     if not isinstance(given, dict):
         raise ConfigError(f"options are a JSON object, not {options!r}")
+    for name in ("use_sde", "seed"):
+        if name in given:
+            raise ConfigError(
+                f"pdac's options cannot set {name!r}: its policy has no such noise, and its seed is --seed"
+            )
     return given
 
 

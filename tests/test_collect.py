@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,15 +10,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from recordings import record
+from robots import _robots  # noqa: F401
 
-from dream_env.collect import CollectConfig, collect
+from dream_env.collect import FURTHER_SEED, CollectConfig, collect
 from dream_env.demos import Demos
 from dream_env.errors import ConfigError, DatasetError, SpaceError
 from dream_env.recording import dataset_folder, unfinished_folder
+from dream_env.spaces import ObservationConfig
 
 TINY = CollectConfig("pong", dataset="tiny/pong-v0", episodes=3, expert="random", size=16, max_steps=30)
 
@@ -227,3 +233,145 @@ def test_random_games_differ() -> None:
     games = [tuple(e.actions) for e in collect(TINY, progress=False).iterate_episodes()]
     assert len(set(games)) == 3
     assert spaces.Discrete(6).contains(games[0][0])
+
+
+# --------------------------------------------------------------------------------------- simulations that break down
+
+
+class Shaky(gymnasium.Env[Any, Any]):
+    """Three steps; breaks down in the second if the seed is among those, in what it shows or in what it pays."""
+
+    observation_space = spaces.Dict(
+        {"state": spaces.Box(-1.0, 1.0, (2,)), "pixels": spaces.Box(0, 255, (4, 4, 3), np.uint8)}
+    )
+    action_space = spaces.Discrete(2)
+    broken: frozenset[int] = frozenset()
+    what = "observation"
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.seed, self.steps = seed, 0
+        return self._seen(), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        reward = float("inf") if self._breaks() and self.what == "reward" else 1.0
+        return self._seen(), reward, self.steps == 3, False, {"success": self.steps == 2 and self.seed != 1}
+
+    def _breaks(self) -> bool:
+        return self.seed in self.broken and self.steps == 2
+
+    def _seen(self) -> dict[str, Any]:
+        value = np.nan if self._breaks() and self.what == "observation" else 0.5
+        return {"state": np.array([0.0, value], np.float32), "pixels": np.zeros((4, 4, 3), np.uint8)}
+
+
+@pytest.fixture
+def shaky(monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = EnvSpec("Shaky-v0", entry_point=f"{__name__}:Shaky")
+    monkeypatch.setitem(gymnasium.registry, "Shaky-v0", spec)
+    monkeypatch.setattr(Shaky, "what", "observation")
+    return monkeypatch
+
+
+SHAKY = CollectConfig("Shaky-v0", dataset="tiny/shaky-v0", episodes=3, expert="random")
+
+
+def seeds_of(dataset: minari.MinariDataset) -> list[int]:
+    return [int(facts["seed"]) for facts in dataset.storage.get_episode_metadata(range(dataset.total_episodes))]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium's checker, about the numbers; Minari, about the spec
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [("observation", r"observation 'state' that is not finite \(nan\)"), ("reward", r"reward .* \(inf\)")],
+)
+def test_a_game_in_which_the_simulation_breaks_down_is_dropped_counted_and_replaced(
+    shaky: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, told: str
+) -> None:
+    shaky.setattr(Shaky, "broken", frozenset({1, 1 + FURTHER_SEED}))
+    shaky.setattr(Shaky, "what", what)
+    dataset = collect(SHAKY)
+    assert seeds_of(dataset) == [0, 1 + 2 * FURTHER_SEED, 2]
+    assert all(np.isfinite(x["state"]).all() for x in (e.observations for e in dataset.iterate_episodes()))
+    assert dataset.storage.metadata["dropped_episodes"] == 2
+    printed = " ".join(capsys.readouterr().out.split())
+    said = rf"Shaky-v0 gave a {told} at step 2 of the episode with seed 1: the simulation has broken down. Dropped; seed 1000001"
+    assert re.search(said, printed), printed
+    assert "seed 2000001 is played instead" in printed
+    assert "dropped 2 games, in which the simulation broke down; others were played instead" in printed
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_simulation_that_always_breaks_down_is_given_up(shaky: pytest.MonkeyPatch) -> None:
+    shaky.setattr(Shaky, "broken", frozenset(range(0, 20 * FURTHER_SEED, FURTHER_SEED)))
+    with pytest.raises(
+        DatasetError, match=r"no game was left to play after 10 in which the simulation broke down.*seed 9000000"
+    ):
+        collect(SHAKY, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_success_is_written_down_with_the_recordings(
+    shaky: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = collect(SHAKY)
+    assert dataset.storage.metadata["success"] == pytest.approx(2 / 3)
+    episodes = dataset.storage.get_episode_metadata(range(3))
+    assert [facts["success"] for facts in episodes] == [1.0, 0.0, 1.0]
+    assert "dropped_episodes" not in dataset.storage.metadata
+    assert "success: 0.67 a game, on average" in capsys.readouterr().out
+    assert Demos.load("tiny/shaky-v0").source.protocol["success"] == pytest.approx(2 / 3)
+
+
+# --------------------------------------------------------------------------------------------------- played once more
+
+
+def test_a_replay_plays_the_recorded_games_again() -> None:
+    first = collect(options(seed=7), progress=False)
+    again = collect(options(dataset="tiny/again-v0", expert="replay:tiny/pong-v0", size=32), progress=False)
+    assert seeds_of(again) == [7, 8, 9]
+    small = collect(options(dataset="tiny/small-v0", expert="replay:tiny/pong-v0"), progress=False)
+    assert_same(first, small)
+    assert next(again.iterate_episodes()).observations.shape[1:] == (32, 32, 1)
+
+
+def test_a_replay_says_what_it_lacks() -> None:
+    collect(TINY, progress=False)
+    replay = {"dataset": "tiny/again-v0", "expert": "replay:tiny/pong-v0"}
+    with pytest.raises(ConfigError, match=r"replay:tiny/pong-v0 has 3 games, and 4 are to be recorded"):
+        collect(options(**replay, episodes=4), progress=False)
+    with pytest.raises(DatasetError, match=r"actions that tiny/pong-v0 has for seed 0 are over.*--max-steps"):
+        collect(options(dataset="tiny/longer-v0", expert=replay["expert"], max_steps=40), progress=False)
+    record("tiny/unseeded-v0")
+    with pytest.raises(ConfigError, match="tiny/unseeded-v0 does not say which seed its episode 0"):
+        collect(options(dataset="tiny/none-v0", expert="replay:tiny/unseeded-v0"), progress=False)
+
+
+@pytest.mark.usefixtures("_robots")
+def test_the_kitchens_nested_observation_is_recorded_and_learned_from_by_its_pictures() -> None:
+    config = options(environment="kitchen", dataset="tiny/kitchen-v0", episodes=1, max_steps=2)
+    dataset = collect(config, progress=False)
+    observations = next(dataset.iterate_episodes()).observations
+    assert observations["achieved_goal"]["light switch"].shape == (3, 2)
+    assert observations["pixels"].shape == (3, 16, 16, 3)
+    assert dataset.storage.metadata["protocol"]["rendering"] == "fast"
+    assert dataset.storage.metadata["collected"]["rendering"] == "fast"
+    assert dataset.storage.metadata["tasks"] == 0.0
+    demos = Demos.load("tiny/kitchen-v0", ObservationConfig(size=16, gray=False, keys=("pixels",)))
+    assert [key.name for key in demos.observation_spec.keys] == ["pixels"]
+    with pytest.raises(ConfigError, match="rendering 'fast', now 'default'"):
+        collect(options(**{**vars(config), "rendering": "default"}), progress=False)
+    env = dataset.recover_environment()
+    np.testing.assert_array_equal(env.reset(seed=0)[0]["pixels"], observations["pixels"][0])
+    env.close()
+
+
+def test_a_rendering_is_refused_for_games_that_have_none() -> None:
+    with pytest.raises(ConfigError, match="ALE/Pong-v5 has none, leave it out"):
+        collect(options(rendering="fast"), progress=False)
+
+
+def test_noise_of_a_dapg_policy_is_not_negative() -> None:
+    with pytest.raises(ConfigError, match="noise is a share of a DAPG policy's own, 0 or more; got -1"):
+        collect(options(expert="door.pickle", noise=-1.0), progress=False)

@@ -76,13 +76,12 @@ def _mjrl() -> Iterator[None]:
     module = types.ModuleType("mjrl.policies.gaussian_mlp")
     sys.modules |= {"mjrl": types.ModuleType("mjrl"), "mjrl.policies": types.ModuleType("mjrl.policies")}
     sys.modules["mjrl.policies.gaussian_mlp"] = module
-    names = {cls: (cls.__module__, cls.__qualname__) for cls in (MuNet, Layers, MLP)}
-    for cls in names:
+    for cls in (MuNet, Layers, MLP):
         cls.__module__ = module.__name__
         setattr(module, cls.__name__, cls)
     yield
-    for cls, (cls.__module__, cls.__qualname__) in names.items():
-        pass
+    for cls in (MuNet, Layers, MLP):
+        cls.__module__ = __name__
     for name in ("mjrl.policies.gaussian_mlp", "mjrl.policies", "mjrl"):
         sys.modules.pop(name, None)
 
@@ -165,7 +164,9 @@ def test_a_file_that_wants_to_run_code_is_refused_before_it_does(
     policy = MLP(MuNet())
     policy.extra = Evil()  # type: ignore[attr-defined]
     path = saved(tmp_path / "evil.pickle", policy)
-    with pytest.raises(ConfigError, match=r"evil.pickle is no policy of DAPG's .*asks for builtins.print, which no policy"):
+    with pytest.raises(
+        ConfigError, match=r"evil.pickle is no policy of DAPG's .*asks for builtins.print, which no policy"
+    ):
         read_policy(path)
     assert "this ran" not in capsys.readouterr().out
 
@@ -191,5 +192,5 @@ def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(tmp_path: Path) -> 
 
     policy = MLP(MuNet())
     policy.extra = Beyond()  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="out of bounds|is no policy of DAPG's"):
+    with pytest.raises(ConfigError, match=r"beyond.pickle is no policy of DAPG's \(RuntimeError: .*out of bounds"):
         read_policy(saved(tmp_path / "beyond.pickle", policy))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from agents import LinearLearner, LinearPolicy, linear_agent, pong_model, short_pong
 from gymnasium import spaces
+from robots import _robots  # noqa: F401
 
 from dream_env import checkpoint, results
 from dream_env.agent import Agent, save_agent
@@ -28,8 +29,9 @@ from dream_env.plugin import Policy, load_reward
 from dream_env.report import results_table
 from dream_env.rssm import RSSMConfig
 from dream_env.selection import select_snapshot
+from dream_env.spaces import ObservationConfig, ObservationSpec
 from dream_env.tiny import tiny_demos, tiny_expert, tiny_world_model
-from dream_env.world_model import WorldModelConfig
+from dream_env.world_model import WorldModel, WorldModelConfig
 
 
 class Countdown(gymnasium.Env):
@@ -456,8 +458,100 @@ def test_nothing_to_select_from_is_said_before_a_game_is_played(run):
 
 
 def test_dataset_without_an_environment_says_what_to_do():
-    with pytest.raises(ConfigError, match=r"does not say which environment.*dream_env.evaluate\(agent"):
+    with pytest.raises(ConfigError, match=r"does not say which environment.*--environment.*dream_env.evaluate\(agent"):
         environment_of(tiny_world_model())
+
+
+def test_an_environment_that_was_not_recorded_can_be_named():
+    world_model = tiny_world_model(observation_space=spaces.Box(0, 255, (24, 24, 3), np.uint8))
+    env = environment_of(world_model, environment="pong")()
+    assert env.observation_space.shape == (24, 24, 3), "with pictures of the size that the model takes"
+    env.close()
+    with pytest.raises(ConfigError, match=r"rendering='default' was asked for.*name the environment too"):
+        environment_of(world_model, rendering="default")
+
+
+def test_stage_plays_the_environment_that_is_named(run):
+    stage = EvaluateStage(run / "ditto", episodes=1, snapshot_episodes=0, video=False, environment="pong")
+    model = checkpoint.load(run / "wm")
+    assert environment_of(model)().spec.kwargs["max_num_frames_per_episode"] == 80
+    played = []
+
+    class Short(Countdown):
+        spec = make_environment("pong").spec
+        observation_space, action_space = model.observation_spec.space, model.action_spec.space
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros((64, 64, 1), np.uint8), super().reset(seed=seed)[1]
+
+        def step(self, action):
+            played.append(action)
+            return np.zeros((64, 64, 1), np.uint8), 1.0, True, False, {"success": True}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dream_env.real_environment.make_environment", lambda *_, **__: Short())
+        evaluate_stage(stage, progress=False)
+    assert len(played) == 3
+    rows = results.read(run / "ditto" / "evaluation.csv")
+    assert [(row.method, row.success, row.tasks) for row in rows] == [
+        ("random", 1.0, None), ("expert", None, None), ("ditto", 1.0, None), ("ditto", 1.0, None)
+    ]  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"episodes.csv holds games of ALE/Pong-v5 \w{8}, and now ALE/Pong-v5 \w{8} is to"
+    ):
+        evaluate_stage(EvaluateStage(run / "ditto", episodes=1, video=False), progress=False)
+
+
+# -------------------------------------------------------------------------------------------------------------- success
+
+
+class Hand(Countdown):
+    """Successful in every step of an episode whose seed's last digit is 5 or more."""
+
+    def step(self, action):
+        *rest, _ = super().step(action)
+        return *rest, {"success": self.number % 10 >= 5}
+
+
+def test_an_episode_says_whether_it_succeeded():
+    played = evaluate(RandomActor(Hand.action_space), Hand, 4, seed=13, parallel=2)
+    assert [(result.seed, result.success, result.tasks) for result in played] == [
+        (13, 0.0, None), (14, 0.0, None), (15, 1.0, None), (16, 1.0, None)
+    ]  # fmt: skip
+
+
+def test_success_is_logged_and_files_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "episodes.csv"
+    path.write_text("policy,steps,deterministic,seed,return,length\nagent,-1,True,10000,2.5,20\n")
+    log = GameLog(path, environment="Hand-v1 0a")
+    old = EpisodeResult(10_000, 2.5, 20)
+    assert log.played("agent", -1, True) == {10_000: old}
+    new = EpisodeResult(10_001, 3.0, 30, success=1.0, tasks=3.0)
+    log.add("agent", -1, True, new)
+    assert GameLog(path).played("agent", -1, True) == {10_000: old, 10_001: new}
+    with pytest.raises(ConfigError, match="holds games of Hand-v1 0a, and now Hand-v1 0b is to be played"):
+        GameLog(path, environment="Hand-v1 0b")
+
+
+@pytest.mark.usefixtures("_robots")
+def test_an_agent_of_pictures_plays_the_robot_that_its_recordings_do_not_name(tmp_path):
+    env = make_environment("adroit-door", size=8)
+    config = ObservationConfig(size=8, keys=("pixels",), gray=False)
+    tiny = tiny_world_model(action_space=env.action_space)
+    world_model = WorldModel(
+        tiny.config, ObservationSpec.from_space(env.observation_space, config), tiny.action_spec,
+        type(tiny.source)("adroit/door-v0", "", None, {"success": 1.0}),
+    ).eval()  # fmt: skip
+    env.close()
+
+    class Still(LinearPolicy):
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return np.zeros((len(observation), 28), np.float32), None
+
+    agent = Agent(world_model, Still(world_model.feat_size, 28))
+    make = environment_of(world_model, environment="adroit-door")
+    result = evaluate(agent, lambda: gymnasium.wrappers.TimeLimit(make(), 4), 1)[0]
+    assert (result.length, result.success, result.tasks) == (4, 0.0, None)
 
 
 def test_preset_is_recognised_whatever_the_arithmetic():

@@ -19,6 +19,7 @@ from dream_env.encoded import encode
 from dream_env.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError, PluginError
 from dream_env.evaluation import evaluate
+from dream_env.filtering import stack
 from dream_env.online import RealWorld
 from dream_env.plugin import load_learner
 from dream_env.real_episodes import RealEpisodes
@@ -60,6 +61,18 @@ class Slide(gymnasium.Env):
         return image
 
 
+class Both(Slide):
+    """The same as a picture and, deeper down, as a number."""
+
+    def __init__(self):
+        super().__init__()
+        numbers = spaces.Dict({"place": spaces.Box(0.0, 1.0, (1,), np.float32)})
+        self.observation_space = spaces.Dict({"camera": self.observation_space, "arm": numbers})
+
+    def _see(self):
+        return {"camera": super()._see(), "arm": {"place": np.array([self.x / 12.0], np.float32)}}
+
+
 def recordings(make, expert, episodes=3) -> Demos:
     """What ``expert`` does in an environment, held in memory."""
     env = make()
@@ -78,7 +91,7 @@ def recordings(make, expert, episodes=3) -> Demos:
             actions.append(action)
         lengths.append(len(rows) - first)
         terminated.append(end)
-    packed = spec.pack(np.stack(rows), batch_dims=1)
+    packed = spec.pack(stack(rows), batch_dims=1)
     statistics = {name: (x.mean(0, dtype=np.float32), x.std(0, dtype=np.float32)) for name, x in packed.items()}
     meta = {
         "observation": spec.to_json(), "action": ActionSpec.from_space(env.action_space).to_json(),
@@ -271,6 +284,20 @@ def test_vectors_reach_the_networks_as_they_are(tmp_path):
     torch.testing.assert_close(encoder(seen), torch.cat([seen["vector"], torch.zeros(3, 1)], dim=1))
 
 
+def test_pictures_and_vectors_side_by_side(tmp_path):
+    world = World(tmp_path, Both, steps=30)
+    run = world.run(features=7, stack=2)
+    seen = run.view.before(run.expert.at(np.arange(3), CPU))
+    features = run.model.policy.critic.features_extractor(seen).detach()
+    assert features.shape == (3, 7 + 2 + 1)
+    torch.testing.assert_close(features[:, 7:9], seen["arm/place"])
+    policy = world.learn("again")
+    packed = {"camera": np.zeros((4, 16, 16, 1), np.uint8), "arm/place": np.zeros((4, 1), np.float32)}
+    action, memory = policy.predict(packed)
+    assert action.shape == (4, 1)
+    assert [x.shape for x in memory] == [(4, 2, 1), (4, 2, 16, 16, 1)]
+
+
 def test_actions_are_the_environments_in_play_and_unit_ones_in_learning(slide):
     run = slide.run()
     with torch.no_grad():
@@ -440,6 +467,7 @@ def test_actions_without_bounds_are_refused(slide):
         ({"algorithm": "stable_baselines3:TD3"}, PluginError, r"runs on SAC .* or TQC"),
         ({"options": '{"taus": 1}'}, PluginError, "does not take these options: .*taus"),
         ({"options": "{"}, ConfigError, "options are a JSON object"),
+        ({"options": '{"use_sde": true}'}, ConfigError, "cannot set 'use_sde'"),
     ],
 )
 def test_algorithms_that_cannot_do_it_are_refused(slide, options, error, message):

@@ -7,6 +7,7 @@ import pytest
 from dream_env import results
 from dream_env.errors import CheckpointError, ConfigError
 from dream_env.results import COLUMNS, Row
+from dream_env.tables import results_table, rich_table
 
 ISSUE_COLUMNS = (
     "experiment environment dataset method learner n_expert preset seed episodes return_mean return_iqm normalized "
@@ -100,3 +101,37 @@ def test_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"No space left on device.*intact"):
         results.append(path, [row(seed=2)])
     assert path.read_text() == before
+
+
+def test_success_and_tasks_come_back_and_are_empty_where_unknown(tmp_path):
+    path = tmp_path / "door.csv"
+    rows = [row(success=0.95, tasks=3.5), row(seed=2)]
+    results.append(path, rows)
+    assert results.read(path) == rows
+    assert "None" not in path.read_text()
+
+
+def test_rows_of_earlier_versions_are_read_and_keep_company_with_new_ones(tmp_path):
+    path = tmp_path / "pong.csv"
+    results.write(path, [row()])
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    old = [name for name in COLUMNS if name not in ("success", "tasks")]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, old, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+    results.append(path, [row(), row(seed=9, success=1.0)])
+    assert [(r.seed, r.success) for r in results.read(path)] == [(1, None), (9, 1.0)]
+
+
+def test_tables_have_a_column_for_success_only_where_something_is_known(tmp_path):
+    results.write(tmp_path / "pong.csv", [row()])
+    assert "success" not in results_table([tmp_path / "pong.csv"])
+    door = [row(success=0.5, seed=1), row(success=1.0, seed=2, returns=(1.0, 2.0, 3.0)), row(method="random")]
+    results.write(tmp_path / "door.csv", door)
+    table = results_table([tmp_path / "door.csv"]).splitlines()
+    assert "| normalized | success | minutes |" in table[0]
+    assert table[-1].endswith("| 1.05 | 0.75 | 42 |")
+    assert "tasks" not in table[0]
+    assert [column.header for column in rich_table(door).columns][-1] == "success"
