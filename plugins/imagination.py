@@ -95,9 +95,8 @@ def imagine(
         feats.append(dreams.latent.feat)
         steps.append((reward, drawn.log_prob, drawn.entropy, ended, alive))
         alive = alive & ~ended
-    return Imagined(
-        torch.stack(feats), *(torch.stack(column) for column in zip(*steps, strict=True)), replayed=replayed
-    )
+    reward, log_prob, entropy, ended, valid = (torch.stack(column) for column in zip(*steps, strict=True))
+    return Imagined(torch.stack(feats), reward, log_prob, entropy, ended, valid, replayed)
 
 
 def _step(dreams: Dreams, action: Tensor, alive: Bool[Tensor, " batch"]) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
 """CMIL's online loop: real episodes by the present policy, and an update of everything for every few real steps.
 
 1. the actor is cloned from the expert in its model states, and plays ``seed_steps`` real steps (CMIL §5)
-2. then rounds: ``round_episodes`` real episodes side by side, with sampled actions; and for every ``train_every`` real steps one update:
-   a batch of sequences of all recordings there are, the demonstrations among them, and one of the demonstrations alone;
-   one gradient step of the world model on both (eq. 1); and with the posterior states that this left, one of the adversary, the
-   actor and the critics (``conservative_run.py``)
+2. then rounds: ``round_episodes`` real episodes side by side, with sampled actions; and for every ``train_every`` real
+   steps one update: a batch of sequences of all recordings there are, the demonstrations among them, and one of the
+   demonstrations alone; one gradient step of the world model on both (eq. 1); and with the posterior states that this left,
+   one of the adversary, the actor and the critics (``conservative_run.py``)
 
 Real steps are all that were made, those of dropped episodes too. A killed run goes on at its last saved round: episodes played
 after that are forgotten and played again.

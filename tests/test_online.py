@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from dream_env.plugins.conservative import Conservative
 from dream_env.plugins.online_loop import OnlineLoop
 
@@ -149,13 +148,5 @@ def test_who_stays_in_the_dream_is_refused(wm, tmp_path):
 
 def test_an_exploding_world_model_is_told_of(wm, tmp_path):
     wild = replace(LEARNER, model_learning_rate=1e30, seed_steps=0)
-    with pytest.raises(TrainingError, match="lower model_learning_rate|lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"lower (model_)?learning_rate"):
         online_stage(stage_of(wm, tmp_path / "wild"), learner=wild, progress=False)
-
-
-def test_global_random_numbers_are_left_alone(wm, tmp_path):
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    online_stage(stage_of(wm, tmp_path / "seeded", online_steps=STEPS), learner=LEARNER, progress=False)
-    assert torch.equal(torch.rand(3), expected)

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from dream_env.errors import ConfigError
-from dream_env.statistics import bootstrap_interval, iqm, normalized_score, ranks, spearman, summarize
+from dream_env.statistics import (
+    bootstrap_interval,
+    interval_over_runs,
+    iqm,
+    normalized_score,
+    ranks,
+    spearman,
+    summarize,
+)
 
 
 def test_interquartile_mean_by_hand():
@@ -109,3 +117,11 @@ def test_correlation_without_enough_to_go_by_is_no_number():
     assert np.isnan(three.low)
     with pytest.raises(ConfigError, match="3 numbers came with 2"):
         spearman([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+def test_interval_over_runs_knows_that_training_seeds_differ():
+    assert interval_over_runs([[5.0] * 20]) == (5.0, 5.0)
+    assert interval_over_runs([[5.0] * 20, [9.0] * 20, [13.0] * 20]) == (5.0, 13.0)  # all drawn from one seed, at times
+    games = np.random.default_rng(0).normal(size=60)
+    assert interval_over_runs([games])[0] == pytest.approx(bootstrap_interval(games)[0], abs=0.05)
+    assert interval_over_runs([games], seed=1) == interval_over_runs([games], seed=1) != interval_over_runs([games])

@@ -1,0 +1,290 @@
+"""CMIL's experiments as a grid of runs: ``python examples/cmil_paper.py --environment adroit-door --dataset ID --seeds 0 1 2``.
+
+A cell is (method, seed). One world model is fitted to the demonstrations for each seed and shared by its cells; a cell imitates,
+offline or with ``--online-steps`` real steps, then plays the real environment. Cells are processes that run ``dream-env``
+commands, so a killed grid goes on where it was and a finished cell is skipped.
+
+Rows of finished cells go to ``--results``; what happened on the way (success and return of the real episodes, the two parts of
+CMIL's bound) to ``…_curves.csv`` beside it. From those two files
+
+- ``fig2.png`` success rate against real steps, mean over seeds with 95 % bootstrap intervals; offline methods are level lines
+- ``fig3.png`` the discriminator's gap, the ensemble's disagreement and the gap to the expert's return, each scaled to 0 … 1
+- ``results.md`` a table
+
+are drawn with ``--figures`` (in the folder named like the results, without the suffix).
+"""
+
+import csv
+import io
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+from runner import Engine, run, spread
+
+from dream_env import results
+from dream_env.checkpoint import read_json, write_file
+from dream_env.errors import ConfigError, nearest
+from dream_env.run_folder import read_metrics
+
+OFFLINE: dict[str, tuple[str, ...]] = {
+    "bc": ("--learner", "bc"),
+    "dbc": ("--learner", "dbc"),
+    "cmil-offline": ("--learner", "cmil"),
+    "vmail-offline": ("--learner", "vmail"),
+    "ppo-cmil": ("--learner", "ppo", "--reward", "cmil", "--warm-start", "bc", "--anchor", "4"),
+    # Sensitivities of the offline learner (the paper: resilient to α and β, the noise is integral).
+    **{f"alpha-{alpha}": ("--learner", "cmil", "--cmil.alpha", str(alpha)) for alpha in (1, 100)},
+    **{f"beta-{beta}": ("--learner", "cmil", "--anchor", str(beta)) for beta in (0, 1, 100)},
+    **{f"noise-{noise:g}": ("--learner", "cmil", "--cmil.input-noise", str(noise)) for noise in (0.0, 2.5)},
+}
+"""Name → flags of ``dream-env imitate``; α = 0 is ``vmail-offline``, and the defaults are ``cmil-offline``."""
+ONLINE: dict[str, tuple[str, ...]] = {
+    "cmil": ("--learner", "cmil"),
+    "vmail": ("--learner", "vmail"),
+    "pdac": ("--learner", "pdac"),
+}
+METHODS = OFFLINE | ONLINE
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which runs."""
+
+    dataset: str = "adroit/door-expert-v0"
+    """Minari id of the demonstrations; they must be there (``dream-env collect`` records or converts them)."""
+    environment: str = "adroit-door"
+    """What is played, by short name."""
+    methods: tuple[str, ...] = ("bc", "cmil-offline", "vmail-offline", "cmil", "vmail", "pdac")
+    """Methods by name; ``METHODS`` lists them."""
+    demos: int = 20
+    """Expert episodes to imitate."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds, of world model and learner alike."""
+    preset: Literal["small-gaussian", "paper-gaussian"] = "small-gaussian"
+    """Sizes of the world model."""
+    fit: str = ""
+    """Further flags of ``dream-env fit``, in quotation marks."""
+    steps: int = 1_000_000
+    """Dream steps of offline methods (expert states of those that clone)."""
+    online_steps: int = 20_000
+    """Real steps of the others; 250,000 is where the paper's method is near the expert."""
+    online: str = ""
+    """Further flags of ``dream-env imitate`` for those, in quotation marks."""
+    episodes: int = 20
+    """Real episodes of each final policy, sampled and argmax."""
+    eval_seed: int = 10_000
+    """Seed of the first of them."""
+    out: Path = Path("runs/cmil-paper")
+    """Folder of all runs."""
+    results: Path = Path("examples/results/cmil.csv")
+    """File the rows are added to."""
+    figures: bool = False
+    """Run nothing; draw what the result files hold."""
+    workers: int = 2
+    """Cells at a time, one thread each."""
+    engine: Engine = "processes"
+    """Where the cells run: this machine, or a Ray cluster."""
+    device: str = "cpu"
+    """Where to train."""
+
+
+def main(grid: Grid) -> None:
+    """Fit, imitate, play; whatever is finished is not done again."""
+    for method in grid.methods:
+        if method not in METHODS:
+            raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)} One of: {', '.join(METHODS)}")
+    if not grid.figures:
+        options = {"workers": grid.workers, "engine": grid.engine, "device": grid.device}
+        spread([lambda seed=seed: _fit(grid, seed) for seed in grid.seeds], **options)
+        cells = [(method, seed) for seed in grid.seeds for method in grid.methods]
+        spread([lambda cell=cell: _cell(grid, *cell) for cell in cells], **options)
+    draw(grid.results)
+
+
+def _fit(grid: Grid, seed: int) -> None:
+    run([
+        "fit", grid.dataset, "--out", str(_model(grid, seed)), "--preset", grid.preset, "--seed", str(seed),
+        "--observation.keys", "pixels", "--device", grid.device, *shlex.split(grid.fit),
+    ])  # fmt: skip
+
+
+def _model(grid: Grid, seed: int) -> Path:
+    return grid.out / grid.environment / f"wm-{seed}"
+
+
+def _cell(grid: Grid, method: str, seed: int) -> None:
+    folder = grid.out / grid.environment / f"{method}-{grid.demos}-{seed}"
+    if (folder / "done").is_file():
+        return
+    online = method in ONLINE
+    length = ("--online-steps", str(grid.online_steps), "--environment", grid.environment, *shlex.split(grid.online))
+    run([
+        "imitate", str(_model(grid, seed)), "--out", str(folder), "--seed", str(seed), "--demos", str(grid.demos),
+        "--device", grid.device, *METHODS[method],
+        *(length if online else ("--steps", str(grid.steps), "--snapshots", "0")),
+    ])  # fmt: skip
+    run([
+        "evaluate", str(folder), "--episodes", str(grid.episodes), "--seed", str(grid.eval_seed), "--no-video",
+        "--environment", grid.environment, "--device", grid.device,
+        "--experiment", f"cmil-paper/{method}", "--results", str(grid.results),
+    ])  # fmt: skip
+    _append_curve(_curves(grid.results), {
+        "environment": grid.environment, "dataset": grid.dataset, "method": method, "seed": str(seed),
+        "commit": str(read_json(folder / "meta.json").get("commit", "")),
+    }, read_metrics(folder / "metrics.csv"))  # fmt: skip
+    write_file(folder / "done", "")
+
+
+# --------------------------------------------------------------------------------------------------------------- curves
+
+MEASURED = (
+    "steps", "real_return", "real_success", "real_tasks", "discriminator_gap", "disagreement", "dream_reward", "clone_loss",
+    "minutes",
+)  # fmt: skip
+
+
+def _curves(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_curves.csv")
+
+
+def _append_curve(path: Path, facts: dict[str, str], metrics: Sequence[dict[str, float]]) -> None:
+    """Add a run's lines, in place of those that an earlier run of the same cell left."""
+    mine = [{**facts, **{name: f"{row[name]:.6g}" for name in MEASURED if name in row}} for row in metrics]
+    same = ("environment", "dataset", "method", "seed")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with results.alone(path.parent):
+        kept = [row for row in _read(path) if any(row[name] != facts[name] for name in same)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*facts, *MEASURED], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *mine])
+        write_file(path, text.getvalue())
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def draw(path: Path) -> None:
+    """Both figures and the table of each environment, as far as there are rows."""
+    rows, curves = results.read(path) if path.is_file() else [], _read(_curves(path))
+    folder = path.with_suffix("")
+    for name in sorted({row["environment"] for row in curves}):
+        own = [row for row in curves if row["environment"] == name]
+        dataset = own[0]["dataset"]
+        finals = [row for row in rows if row.dataset == dataset and row.trained and not row.deterministic]
+        expert = next((row.return_mean for row in rows if row.dataset == dataset and row.method == "expert"), None)
+        folder.mkdir(parents=True, exist_ok=True)
+        _fig2(folder / f"fig2_{name}.png", name, own, finals)
+        _fig3(folder / f"fig3_{name}.png", name, own, expert)
+    if rows:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / "results.md", table(rows))
+
+
+def _series(curves: Sequence[dict[str, str]], method: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Real steps (bins,), and the column's mean in each bin for each seed (seeds, bins); NaN where there is none."""
+    by_seed: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in curves:
+        if row["method"] == method and row.get(column):
+            by_seed[row["seed"]].append((float(row["steps"]), float(row[column])))
+    if not by_seed:
+        return np.empty(0), np.empty((0, 0))
+    end = max(steps for points in by_seed.values() for steps, _ in points)
+    edges = np.linspace(0.0, end, 11)
+    bins = np.full((len(by_seed), 10), np.nan)
+    for i, points in enumerate(by_seed.values()):
+        steps, values = np.array(points).T
+        at = np.clip(np.digitize(steps, edges, right=True) - 1, 0, 9)
+        for j in np.unique(at):
+            bins[i, j] = values[at == j].mean()
+    return edges[1:], bins
+
+
+def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bootstrap interval of the mean over seeds, bin by bin."""
+    chosen = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    means = values[chosen].mean(axis=1)
+    return np.percentile(means, 2.5, axis=0), np.percentile(means, 97.5, axis=0)
+
+
+def _fig2(path: Path, name: str, curves: Sequence[dict[str, str]], finals: Sequence[results.Row]) -> None:
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    for method in dict.fromkeys(row["method"] for row in curves):
+        steps, success = _series(curves, method, "real_success")
+        if len(steps):
+            (line,) = axes.plot(steps, success.mean(axis=0), label=f"{method} ({len(success)} seeds)")
+            axes.fill_between(steps, *_interval(success), alpha=0.2, color=line.get_color())
+    for experiment in dict.fromkeys(row.experiment for row in finals):
+        method = experiment.split("/")[-1]
+        found = [row.success for row in finals if row.experiment == experiment and row.success is not None]
+        if method in ("bc", "cmil-offline", "vmail-offline") and found:
+            axes.axhline(float(np.mean(found)), linestyle="--", linewidth=1, label=f"{method} ({len(found)} seeds)")
+    axes.set(xlabel="real steps", ylabel="success rate", ylim=(-0.02, 1.02), title=name)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float | None) -> None:
+    lines = {
+        "discriminator_gap": "discriminator gap",
+        "disagreement": "disagreement (eq. 9)",
+        "real_return": "return gap",
+    }
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    for column, label in lines.items():
+        steps, values = _series([row for row in curves if row["method"] == "cmil"], "cmil", column)
+        if len(steps):
+            mean = np.nanmean(values, axis=0)
+            mean = (expert or 0.0) - mean if column == "real_return" else mean
+            span = np.nanmax(mean) - np.nanmin(mean)
+            axes.plot(steps, (mean - np.nanmin(mean)) / (span or 1.0), label=label)
+    axes.set(xlabel="real steps", ylabel="scaled to 0 … 1", title=f"{name}, cmil")
+    if axes.lines:
+        axes.legend(fontsize=7)
+        figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def table(rows: Sequence[results.Row]) -> str:
+    """Markdown: each method's mean over its seeds, sampled and argmax."""
+    lines = [
+        "| environment | method | seeds | return, sampled | argmax | success, sampled | argmax | tasks, sampled | argmax |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[results.Row]] = defaultdict(list)
+    for row in rows:
+        method = row.experiment.split("/")[-1] if row.trained else row.method
+        groups[row.environment, method].append(row)
+    for (environment, method), group in groups.items():
+        halves = [[row for row in group if row.deterministic is kind] for kind in (False, True)]
+        cells = [
+            _mean([getattr(row, column) for row in half])
+            for column in ("return_mean", "success", "tasks")
+            for half in halves
+        ]
+        lines.append(f"| {environment} | {method} | {len({row.seed for row in group})} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.3g}" if known else ""
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Grid))

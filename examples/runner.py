@@ -1,0 +1,58 @@
+"""What the papers' grids share: one ``dream-env`` command as a process, and many jobs side by side, here or on a Ray cluster."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Literal
+
+from dream_env.errors import ConfigError
+
+Engine = Literal["processes", "ray"]
+Job = Callable[[], None]
+
+
+def run(words: Sequence[str]) -> None:
+    """One command of ``dream-env``, on one thread; raises with the end of what it said if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    program = str(Path(sys.executable).with_name("dream-env"))
+    done = subprocess.run([program, *words], env=environment, capture_output=True, text=True, check=False)
+    print(f"{'ok    ' if done.returncode == 0 else 'FAILED'} dream-env {' '.join(words)}", flush=True)
+    if done.returncode:
+        raise RuntimeError(f"dream-env {words[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def spread(jobs: Sequence[Job], *, workers: int, engine: Engine = "processes", device: str = "cpu") -> None:
+    """All jobs, ``workers`` at a time; one that fails is told of at the end and stops none of the others."""
+    failures = []
+    if engine == "ray":
+        for one in _on_ray(jobs, device):
+            try:
+                one()
+            except Exception as error:  # any failure of a cell, told below
+                failures.append(str(error))
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            for future in as_completed([pool.submit(job) for job in jobs]):
+                if (error := future.exception()) is not None:
+                    failures.append(str(error))
+    if failures:
+        raise SystemExit(
+            f"{len(failures)} of {len(jobs)} runs failed; the same command tries them again:\n" + failures[0]
+        )
+
+
+def _on_ray(jobs: Sequence[Job], device: str) -> list[Job]:
+    """Start all jobs on the cluster; what comes back waits for one of them each."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--engine ray needs Ray: pip install ray") from error
+    if not ray.is_initialized():
+        told = ("MINARI_DATASETS_PATH", "DREAM_ENV_CACHE")  # other machines do not have this one's environment
+        ray.init(runtime_env={"env_vars": {name: os.environ[name] for name in told if name in os.environ}})
+    gpus = 1 if device.startswith("cuda") else 0  # Ray hides all others
+    waiting = [ray.remote(num_cpus=1, num_gpus=gpus)(job).remote() for job in jobs]
+    return [lambda one=one: ray.get(one) for one in waiting]

@@ -1,0 +1,126 @@
+"""The grid of DITTO's experiments: its methods are flags that there are, and its cells are done once, whoever is killed."""
+
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+from dream_env import cli, curves
+from dream_env.checkpoint import write_json
+from dream_env.errors import ConfigError
+from dream_env.game_log import GameLog
+from dream_env.games import EpisodeResult
+
+FILE = Path(__file__).resolve().parent.parent / "examples" / "ditto_paper.py"
+
+
+@pytest.fixture
+def grid_of(monkeypatch, tmp_path):
+    """The example's module, whose commands are noted instead of run; agents it asks for appear."""
+    spec = importlib.util.spec_from_file_location("ditto_paper", FILE)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "ditto_paper", module)
+    spec.loader.exec_module(module)
+    module.commands = []
+
+    def noted(words):
+        module.commands.append(list(words))
+        if words[0] == "evaluate":
+            agent = Path(words[1])
+            agent.mkdir(parents=True)
+            (agent / "metrics.csv").write_text("steps,latent_distance\n0,0.5\n100,0.25\n")
+            write_json(agent / "meta.json", {"commit": "abc"})
+            for steps in (0, 100):
+                GameLog(agent / "episodes.csv").add("on the way", steps, False, EpisodeResult(1, float(steps), 5))
+
+    monkeypatch.setattr(module, "_run", noted)
+    module.grid = lambda **options: module.Grid(
+        **{"out": tmp_path / "out", "results": tmp_path / "ditto.csv", "demos": (4,), "seeds": (0,), **options}
+    )
+    return module
+
+
+def words_of(module, stage):
+    return [words for words in module.commands if words[0] == stage]
+
+
+@pytest.mark.parametrize(
+    "name", ["ditto-plain", "ditto-cv", "gail", "l2-both", "horizon-30", "bc", "dbc", "ppo-anchor"]
+)
+def test_a_method_is_flags_of_imitate(grid_of, monkeypatch, name):
+    seen = []
+    monkeypatch.setattr(cli, "imitate_stage", lambda stage, reward, learner: seen.append((stage, reward, learner)))
+    cli.main(["imitate", "wm", "--out", "out", *grid_of.METHODS[name]])
+    ((stage, reward, learner),) = seen
+    if name == "ditto-plain":  # table 1
+        assert (stage.num_envs, stage.horizon, learner.learning_rate, learner.entropy) == (512, 15, 3e-4, 0.05)
+        assert not any([learner.standardize_rewards, learner.anchor, learner.control_variate])
+    if name == "ditto-cv":
+        assert learner.control_variate
+    if name == "l2-both":
+        assert (reward.metric, reward.space) == ("l2", "both")
+
+
+def test_horizons_get_about_as_many_steps_in_an_update(grid_of):
+    steps = {}
+    for name, flags in grid_of.METHODS.items():
+        if name.startswith("horizon-"):
+            told = dict(itertools.pairwise(flags))
+            steps[name] = int(told["--num-envs"]) * int(told["--horizon"])
+    assert len(steps) >= 5
+    assert all(abs(n - 128 * 15) < 0.05 * 128 * 15 for n in steps.values()), steps
+
+
+def test_a_grid_records_fits_once_a_seed_and_does_every_cell_once(grid_of):
+    grid = grid_of.grid(methods=("bc", "ditto"), demos=(4, 15), seeds=(0, 1))
+    grid_of.main(grid)
+    assert len(words_of(grid_of, "collect")) == 2  # the expert's games, and clumsy ones
+    assert [words[words.index("--seed") + 1] for words in words_of(grid_of, "fit")] == ["0", "1"]
+    assert len(words_of(grid_of, "imitate")) == len(words_of(grid_of, "evaluate")) == 8
+    points = curves.read(curves.beside(grid.results))
+    assert {(p.method, p.n_expert, p.seed) for p in points} == {
+        (method, demos, seed) for method in ("bc", "ditto") for demos in (4, 15) for seed in (0, 1)
+    }
+    assert {(p.steps, p.return_mean, p.latent_distance) for p in points} == {(0, 0.0, 0.5), (100, 100.0, 0.25)}
+    grid_of.commands.clear()
+    grid_of.main(grid)
+    assert words_of(grid_of, "imitate") == words_of(grid_of, "evaluate") == []
+
+
+def test_recordings_that_are_there_are_neither_made_again_nor_told_another_environment(grid_of):
+    grid = grid_of.grid(
+        games=("bipedalwalker",),
+        dataset="bipedalwalker/a2c-v0",
+        expert="recorded",
+        methods=("dbc",),
+        tail=10,
+        episodes=3,
+    )
+    grid_of.main(grid)
+    assert words_of(grid_of, "collect") == []
+    ((fit,), (imitate,), (evaluate,)) = (words_of(grid_of, stage) for stage in ("fit", "imitate", "evaluate"))
+    assert "--also" not in fit
+    assert fit[fit.index("--observation.keys") + 1] == "pixels"
+    assert imitate[imitate.index("--tail") + 1] == "10"
+    assert evaluate[evaluate.index("--tail-episodes") + 1] == "3"
+    assert evaluate[evaluate.index("--environment") + 1] == "bipedalwalker"
+
+
+def test_a_cell_that_fails_stops_no_other_and_is_told_of(grid_of, monkeypatch):
+    def failing(words):
+        if words[0] == "imitate" and "dbc" in words:
+            raise RuntimeError("no more disk")
+        noted(words)
+
+    noted = grid_of._run
+    monkeypatch.setattr(grid_of, "_run", failing)
+    with pytest.raises(SystemExit, match=r"1 of 2 runs failed.*\n.*no more disk"):
+        grid_of.main(grid_of.grid(methods=("dbc", "bc")))
+    assert [p.method for p in curves.read(curves.beside(grid_of.grid().results))] == ["bc", "bc"]
+
+
+def test_a_method_that_is_none_is_named(grid_of):
+    with pytest.raises(ConfigError, match=r"no method 'dito'\. Did you mean"):
+        grid_of.main(grid_of.grid(methods=("dito",)))
