@@ -13,7 +13,7 @@ from dream_env.checkpoint import Store, config_to_json
 from dream_env.demos import Demos
 from dream_env.encoded import Split, encode, load_encoded, save_encoded
 from dream_env.env import DreamEnv
-from dream_env.environments import environment_from_spec, make_environment
+from dream_env.environments import environment_from_spec
 from dream_env.errors import ConfigError, DatasetError
 from dream_env.evaluation import reward_by_step
 from dream_env.filtering import check_spaces
@@ -21,6 +21,7 @@ from dream_env.on_policy import resolve_learner
 from dream_env.online import OnlineLearner, RealWorld
 from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
 from dream_env.progress import progress_bar
+from dream_env.real_environment import environment_of
 from dream_env.real_episodes import RealEpisodes
 from dream_env.replay import Replay
 from dream_env.run_folder import Clock, MetricsLog, claim, plain
@@ -98,13 +99,7 @@ def online_stage(
 
 def _environment_spec(stage: ImitateStage, world_model: WorldModel) -> str:
     """JSON of the real environment: the one asked for, else the recorded one; checked to be the model's kind."""
-    recorded = world_model.source.env_spec
-    if not stage.environment and recorded is None:
-        raise ConfigError(
-            f"the dataset {world_model.source.dataset} does not say which environment it was recorded in; name it with "
-            f"--environment"
-        )
-    environment = make_environment(stage.environment) if stage.environment else environment_from_spec(str(recorded))
+    environment = environment_of(world_model, environment=stage.environment)()
     try:
         check_spaces(world_model, environment)
         assert environment.spec is not None

@@ -70,13 +70,13 @@ class Grid:
     preset: Literal["small-gaussian", "paper-gaussian"] = "small-gaussian"
     """Sizes of the world model."""
     fit: str = ""
-    """Further flags of ``dream-env fit``, in quotation marks."""
+    """Further flags of ``dream-env fit``, as --fit="--updates 2500 --held-out 5"."""
     steps: int = 1_000_000
     """Dream steps of offline methods (expert states of those that clone)."""
     online_steps: int = 20_000
     """Real steps of the others; 250,000 is where the paper's method is near the expert."""
     online: str = ""
-    """Further flags of ``dream-env imitate`` for those, in quotation marks."""
+    """Further flags of ``dream-env imitate`` for those, as --online="--train-every 20"."""
     episodes: int = 20
     """Real episodes of each final policy, sampled and argmax."""
     eval_seed: int = 10_000
@@ -226,6 +226,8 @@ def _fig2(path: Path, name: str, curves: Sequence[dict[str, str]], finals: Seque
     for method in dict.fromkeys(row["method"] for row in curves):
         steps, success = _series(curves, method, "real_success")
         if len(steps):
+            known = ~np.isnan(success).any(axis=0)
+            steps, success = steps[known], success[:, known]
             (line,) = axes.plot(steps, success.mean(axis=0), label=f"{method} ({len(success)} seeds)")
             axes.fill_between(steps, *_interval(success), alpha=0.2, color=line.get_color())
     for experiment in dict.fromkeys(row.experiment for row in finals):
@@ -249,10 +251,10 @@ def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float
     for column, label in lines.items():
         steps, values = _series([row for row in curves if row["method"] == "cmil"], "cmil", column)
         if len(steps):
-            mean = np.nanmean(values, axis=0)
+            known = ~np.isnan(values).any(axis=0)  # the bound is measured only once there are updates
+            mean = values[:, known].mean(axis=0)
             mean = (expert or 0.0) - mean if column == "real_return" else mean
-            span = np.nanmax(mean) - np.nanmin(mean)
-            axes.plot(steps, (mean - np.nanmin(mean)) / (span or 1.0), label=label)
+            axes.plot(steps[known], (mean - mean.min()) / (np.ptp(mean) or 1.0), label=label)
     axes.set(xlabel="real steps", ylabel="scaled to 0 … 1", title=f"{name}, cmil")
     if axes.lines:
         axes.legend(fontsize=7)

@@ -71,6 +71,11 @@ METHODS: dict[str, tuple[str, ...]] = {
 """Name → flags of ``dream-env imitate``."""
 
 
+WALKER = {"BipedalWalker-v3": (24, 56, 0, 32)}
+"""Where the walker is in the 64 × 64 recordings (rows 35 to 49, columns 0 to 18 of the expert's): the small preset's 32 × 32
+pixels show its thin legs as they were recorded, instead of the sky."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """Which runs."""
@@ -95,7 +100,7 @@ class Grid:
     updates: int | None = None
     """Gradient steps of the world model; the preset's unless given."""
     fit: str = ""
-    """Further flags of ``dream-env fit``, in quotation marks."""
+    """Further flags of ``dream-env fit``, as --fit="--updates 2500 --held-out 5"."""
     steps: int = 2_000_000
     """Steps of each learner."""
     snapshots: int = 10
@@ -177,15 +182,16 @@ def _fit(grid: Grid, game: str, seed: int) -> None:
     words = ["fit", dataset, "--out", str(_model(grid, game, seed)), "--preset", grid.preset, "--seed", str(seed)]
     words += ["--also", clumsy_dataset(dataset)] if grid.expert == "scripted" else []
     words += ["--updates", str(grid.updates)] if grid.updates else []
-    _run([*words, *_observation(game), *shlex.split(grid.fit), "--device", grid.device])
+    _run([*words, *_observation(grid, game), *shlex.split(grid.fit), "--device", grid.device])
 
 
-def _observation(game: str) -> Sequence[str]:
+def _observation(grid: Grid, game: str) -> list[str]:
     gym_id = environment_id(game)
-    if gym_id in PIXEL_ENVIRONMENTS.values():
-        return "--observation.keys", "pixels", "--observation.no-gray"  # and not the state beside them
-    crop = PLAYFIELD.get(gym_id)
-    return ("--observation.crop", *map(str, crop)) if crop else ()
+    words = (
+        ["--observation.keys", "pixels"] if gym_id in PIXEL_ENVIRONMENTS.values() else []
+    )  # not the state beside them
+    crop = {**PLAYFIELD, **WALKER}.get(gym_id) if grid.preset == "small" else PLAYFIELD.get(gym_id)
+    return words + (["--observation.crop", *map(str, crop)] if crop else [])
 
 
 def _model(grid: Grid, game: str, seed: int) -> Path:

@@ -103,6 +103,7 @@ def test_recordings_that_are_there_are_neither_made_again_nor_told_another_envir
     ((fit,), (imitate,), (evaluate,)) = (words_of(grid_of, stage) for stage in ("fit", "imitate", "evaluate"))
     assert "--also" not in fit
     assert fit[fit.index("--observation.keys") + 1] == "pixels"
+    assert fit[fit.index("--observation.crop") + 1 :][:4] == ["24", "56", "0", "32"]
     assert imitate[imitate.index("--tail") + 1] == "10"
     assert evaluate[evaluate.index("--tail-episodes") + 1] == "3"
     assert evaluate[evaluate.index("--environment") + 1] == "bipedalwalker"

@@ -7,11 +7,11 @@ import pytest
 from dream_env.plugins.conservative import Conservative
 from dream_env.plugins.online_loop import OnlineLoop
 
-from dream_env import online_stage as online_module
 from dream_env.agent import load_agent, world_model_of
 from dream_env.checkpoint import Store, read_json
 from dream_env.collect import CollectConfig, collect
 from dream_env.demos import Demos
+from dream_env.environments import make_environment
 from dream_env.errors import ConfigError, TrainingError
 from dream_env.evaluation import evaluate
 from dream_env.fitting import FitConfig
@@ -76,7 +76,7 @@ def test_real_steps_are_counted_and_updates_follow_them(agent):
 def test_the_agent_brings_the_model_that_has_learned_on(agent, wm):
     own = world_model_of(agent)
     assert own == agent / "wm"
-    played = evaluate(load_agent(agent), lambda: online_module.make_environment("Pendulum-v1", max_steps=20), 2)
+    played = evaluate(load_agent(agent), lambda: make_environment("Pendulum-v1", max_steps=20), 2)
     assert len(played) == 2
     assert (agent / "reward_by_step.csv").is_file()
     # And it can be dreamt in, and imitated in again.

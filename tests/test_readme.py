@@ -111,7 +111,8 @@ def test_every_command_is_one_that_there_is(words, monkeypatch, capsys):
         cli.main(words)
         return
     called = []
-    monkeypatch.setattr(cli, STAGES[words[0]], lambda *arguments, **options: called.append(arguments))
+    stage = "online_stage" if "--online-steps" in words else STAGES[words[0]]
+    monkeypatch.setattr(cli, stage, lambda *arguments, **options: called.append(arguments))
     cli.main(words)
     assert len(called) == 1
 
@@ -124,7 +125,7 @@ def test_every_stage_is_shown():
 def flags():
     """Every flag of every command, with the learners' that ship."""
     found = set()
-    for words in (*([command] for command in STAGES), ["imitate", "--learner", "a2c"]):
+    for words in (*([command] for command in STAGES), ["imitate", "--learner", "a2c"], ["imitate", "--learner", "cmil"]):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             cli.main([*words, "--help"])
@@ -132,10 +133,12 @@ def flags():
     return found
 
 
-def test_every_flag_in_the_text_is_one_that_there_is(flags):
+def test_every_flag_in_the_text_is_one_that_there_is(flags, monkeypatch):
     others = {"--check", "--strict", "--explicit-package-bases"}  # of the tools named beside
-    grid = runpy.run_path(str(ROOT / "examples" / "ditto_paper.py"))["Grid"]
-    flags = flags | {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(grid)}
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    for name in ("ditto_paper.py", "cmil_paper.py"):
+        grid = runpy.run_path(str(ROOT / "examples" / name))["Grid"]
+        flags = flags | {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(grid)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]+", TEXT)) - others
     assert {"--quick", "--warm-start", "--anchor", "--preset"} <= named
     assert named <= flags
@@ -147,7 +150,7 @@ def test_every_learner_and_preset_in_the_text_is_one_that_there_is():
 
     (learners,) = re.findall(r"`--learner ([\w|-]+)`", TEXT)
     assert set(learners.split("|")) == set(available("learners"))
-    (presets,) = re.findall(r"--preset (\w+\|\w+)", TEXT)
+    (presets,) = re.findall(r"--preset ([\w-]+(?:\|[\w-]+)+)", TEXT)
     assert set(presets.split("|")) == set(PRESETS)
 
 
