@@ -33,16 +33,19 @@ from dream_env.checkpoint import read_json, write_file
 from dream_env.errors import ConfigError, nearest
 from dream_env.run_folder import read_metrics
 
+CMIL = ("--learner", "cmil", "--num-envs", "128")
+"""In the dream alone: eight sequences of 16 starts an update, so that a million steps are 520 of them."""
+
 OFFLINE: dict[str, tuple[str, ...]] = {
     "bc": ("--learner", "bc"),
     "dbc": ("--learner", "dbc"),
-    "cmil-offline": ("--learner", "cmil"),
-    "vmail-offline": ("--learner", "vmail"),
+    "cmil-offline": CMIL,
+    "vmail-offline": ("--learner", "vmail", *CMIL[2:]),
     "ppo-cmil": ("--learner", "ppo", "--reward", "cmil", "--warm-start", "bc", "--anchor", "4"),
     # Sensitivities of the offline learner (the paper: resilient to α and β, the noise is integral).
-    **{f"alpha-{alpha}": ("--learner", "cmil", "--cmil.alpha", str(alpha)) for alpha in (1, 100)},
-    **{f"beta-{beta}": ("--learner", "cmil", "--anchor", str(beta)) for beta in (0, 1, 100)},
-    **{f"noise-{noise:g}": ("--learner", "cmil", "--cmil.input-noise", str(noise)) for noise in (0.0, 2.5)},
+    **{f"alpha-{alpha}": (*CMIL, "--cmil.alpha", str(alpha)) for alpha in (1, 100)},
+    **{f"beta-{beta}": (*CMIL, "--anchor", str(beta)) for beta in (0, 1, 100)},
+    **{f"noise-{noise:g}": (*CMIL, "--cmil.input-noise", str(noise)) for noise in (0.0, 2.5)},
 }
 """Name → flags of ``dream-env imitate``; α = 0 is ``vmail-offline``, and the defaults are ``cmil-offline``."""
 ONLINE: dict[str, tuple[str, ...]] = {
