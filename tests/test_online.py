@@ -12,7 +12,7 @@ from dream_env.checkpoint import Store, read_json
 from dream_env.collect import CollectConfig, collect
 from dream_env.demos import Demos
 from dream_env.environments import make_environment
-from dream_env.errors import ConfigError, TrainingError
+from dream_env.errors import ConfigError, DatasetError, TrainingError
 from dream_env.evaluation import evaluate
 from dream_env.fitting import FitConfig
 from dream_env.online_stage import online_stage
@@ -150,3 +150,9 @@ def test_an_exploding_world_model_is_told_of(wm, tmp_path):
     wild = replace(LEARNER, model_learning_rate=1e30, seed_steps=0)
     with pytest.raises(TrainingError, match=r"lower (model_)?learning_rate"):
         online_stage(stage_of(wm, tmp_path / "wild"), learner=wild, progress=False)
+
+
+def test_demonstrations_shorter_than_a_sequence_are_told_of_before_anything_is_played(wm, tmp_path):
+    with pytest.raises(DatasetError, match="shorter|has 40 steps|rows"):
+        online_stage(stage_of(wm, tmp_path / "short"), learner=replace(LEARNER, length=60), progress=False)
+    assert not list((tmp_path / "short").glob("replay/episode_*"))

@@ -125,7 +125,11 @@ def test_every_stage_is_shown():
 def flags():
     """Every flag of every command, with the learners' that ship."""
     found = set()
-    for words in (*([command] for command in STAGES), ["imitate", "--learner", "a2c"], ["imitate", "--learner", "cmil"]):
+    for words in (
+        *([command] for command in STAGES),
+        ["imitate", "--learner", "a2c"],
+        ["imitate", "--learner", "cmil"],
+    ):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             cli.main([*words, "--help"])
