@@ -3,6 +3,9 @@
 Recordings of others often lack what ours say: the wrappers that made their pictures, how those were rendered, whether an
 episode succeeded. Played again from the recorded seeds, with the recorded actions, they become recordings of ours; how
 closely the games come out the same is a matter of the simulator and its version.
+
+A dataset that does not say its seeds (converted files of others) is played from seeds 0, 1, …: where every game starts nearly
+alike, as in the kitchen, the actions still do much of what they did.
 """
 
 from typing import Any
@@ -12,7 +15,7 @@ from gymnasium import spaces
 
 from dream_env.datasets import find_dataset
 from dream_env.environments import Env
-from dream_env.errors import ConfigError, DatasetError
+from dream_env.errors import DatasetError
 
 
 class ReplayExpert:
@@ -23,15 +26,12 @@ class ReplayExpert:
 
         Raises:
             DatasetError: if it is not there or cannot be read.
-            ConfigError: if it does not say which seeds its episodes were played with.
         """
         found = find_dataset(dataset)
         self.dataset = found.id
         self._opened = found.open()
         noted = [facts.get("seed") for facts in self._opened.storage.get_episode_metadata(range(found.num_episodes))]
-        if None in noted:
-            raise ConfigError(f"{found.id} does not say which seed its episode {noted.index(None)} was played with")
-        self.seeds = [int(seed) for seed in noted]
+        self.seeds = list(range(len(noted))) if None in noted else [int(seed) for seed in noted]
         """What game i has to be reset with."""
         self._actions: list[Any] = []
 

@@ -23,6 +23,7 @@ from dream_env.collect import FURTHER_SEED, CollectConfig, collect
 from dream_env.demos import Demos
 from dream_env.errors import ConfigError, DatasetError, SpaceError
 from dream_env.recording import dataset_folder, unfinished_folder
+from dream_env.replay_expert import ReplayExpert
 from dream_env.spaces import ObservationConfig
 
 TINY = CollectConfig("pong", dataset="tiny/pong-v0", episodes=3, expert="random", size=16, max_steps=30)
@@ -344,8 +345,7 @@ def test_a_replay_says_what_it_lacks() -> None:
     with pytest.raises(DatasetError, match=r"actions that tiny/pong-v0 has for seed 0 are over.*--max-steps"):
         collect(options(dataset="tiny/longer-v0", expert=replay["expert"], max_steps=40), progress=False)
     record("tiny/unseeded-v0")
-    with pytest.raises(ConfigError, match="tiny/unseeded-v0 does not say which seed its episode 0"):
-        collect(options(dataset="tiny/none-v0", expert="replay:tiny/unseeded-v0"), progress=False)
+    assert ReplayExpert("tiny/unseeded-v0").seeds == list(range(len(ReplayExpert("tiny/unseeded-v0").seeds)))
 
 
 @pytest.mark.usefixtures("_robots")

@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from dream_env.plugins.branching import Sequences, branch, flat
+from dream_env.plugins.cmil import Cmil
+from dream_env.plugins.conservative import Conservative, ExpertWindows, Vmail
+from dream_env.plugins.conservative_run import ConservativeRun
+from dream_env.plugins.twin_critic import branch_values, critic_loss, data_target, mixed
 from gymnasium import spaces
 
 from dream_env.env import DreamEnv
 from dream_env.errors import ConfigError
 from dream_env.latent import Latent
 from dream_env.plugin import Reward, load_learner
-from dream_env.plugins.branching import Sequences, branch, flat
-from dream_env.plugins.cmil import Cmil
-from dream_env.plugins.conservative import Conservative, ExpertWindows, Vmail
-from dream_env.plugins.conservative_run import ConservativeRun
-from dream_env.plugins.twin_critic import branch_values, critic_loss, data_target, mixed
 from dream_env.testing import check_learner, tiny_expert, tiny_world_model
 
 BOX = spaces.Box(np.array([-1.0, -2.0], np.float32), np.array([1.0, 2.0], np.float32))
