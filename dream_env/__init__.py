@@ -11,19 +11,19 @@ Importing registers the ids and does nothing else; everything below is imported 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dream_env.registration import register_dreams
+from dream_env.dream.registration import register_dreams
 
 if TYPE_CHECKING:
     from dream_env.agent import Agent
     from dream_env.checkpoint import load, save
-    from dream_env.demos import Demos
-    from dream_env.encoded import encode
-    from dream_env.env import DreamEnv
-    from dream_env.evaluation import evaluate
-    from dream_env.fitting import fit
+    from dream_env.dream.env import DreamEnv
+    from dream_env.learning.sb3 import as_sb3
+    from dream_env.measuring.evaluation import evaluate
+    from dream_env.model.encoded import encode
+    from dream_env.model.fitting import fit
+    from dream_env.model.world_model import WorldModel
     from dream_env.plugin import Reward
-    from dream_env.sb3 import as_sb3
-    from dream_env.world_model import WorldModel
+    from dream_env.recordings.demos import Demos
 
 __all__ = ["Agent", "Demos", "DreamEnv", "Reward", "WorldModel", "as_sb3", "encode", "evaluate", "fit", "load", "save"]
 

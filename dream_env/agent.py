@@ -20,8 +20,8 @@ from dream_env.checkpoint import provenance, read_json, read_tensors, write_json
 from dream_env.errors import CheckpointError
 from dream_env.filtering import FilterState, LatentFilter, count
 from dream_env.filtering import LatentObservation as LatentObservation
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Learner, Policy, find
-from dream_env.world_model import WorldModel
 
 FORMAT = 1
 """Raised when a folder of today could not be read by yesterday's code."""

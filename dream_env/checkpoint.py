@@ -24,10 +24,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dream_env.demos import Source
 from dream_env.errors import CheckpointError, ConfigError, nearest
+from dream_env.model.world_model import WorldModel, WorldModelConfig
+from dream_env.recordings.demos import Source
 from dream_env.spaces import ActionSpec, ObservationSpec
-from dream_env.world_model import WorldModel, WorldModelConfig
 
 FORMAT = 1
 """Raised when a folder of today could not be read by yesterday's code."""

@@ -15,16 +15,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dream_env.collect import CollectConfig, collect
+from dream_env.collecting.collect import CollectConfig, collect
 from dream_env.errors import ConfigError, DreamEnvError, nearest
-from dream_env.evaluation import EvaluateStage, evaluate_stage
-from dream_env.on_policy import resolve_learner
+from dream_env.learning.on_policy import resolve_learner
+from dream_env.measuring.evaluation import EvaluateStage, evaluate_stage
 from dream_env.online_stage import online_stage
 from dream_env.plugin import available, load_reward
-from dream_env.report import report
 from dream_env.run import RunConfig, run
+from dream_env.showing.report import report
+from dream_env.showing.study_report import study_report
 from dream_env.stages import FitStage, Flat, ImitateStage, fit_stage, imitate_stage
-from dream_env.study_report import study_report
 
 
 @dataclass(frozen=True)

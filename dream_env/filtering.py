@@ -18,14 +18,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dream_env import checkpoint
+from dream_env.dream.opening import latent_space
 from dream_env.errors import SpaceError
 from dream_env.functional import counter_uniform
 from dream_env.latent import Latent
-from dream_env.opening import latent_space
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import RowMemory
-from dream_env.robots import rendering_facts
+from dream_env.real.robots import rendering_facts
 from dream_env.spaces import ObservationSpec
-from dream_env.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _check_pictures(world_model: WorldModel, env: gymnasium.Env[Any, Any], name:
             raise SpaceError(
                 f"{name} shows pictures with {fact} {value!r}, but the world model (dataset "
                 f"{world_model.source.dataset}) was fitted on pictures with {fact} {recorded[fact]!r}, which look "
-                f"different. Make the environment the same way: dream_env.environments.make_environment, or evaluate with "
+                f"different. Make the environment the same way: dream_env.real.environments.make_environment, or evaluate with "
                 f"--environment, takes a rendering"
             )
 

@@ -10,23 +10,23 @@ from typing import Any
 from dream_env import checkpoint
 from dream_env.agent import Agent, fingerprint, save_agent
 from dream_env.checkpoint import Store, config_to_json
-from dream_env.demos import Demos
-from dream_env.encoded import Split, encode, load_encoded, save_encoded
-from dream_env.env import DreamEnv
-from dream_env.environments import environment_from_spec
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError
-from dream_env.evaluation import reward_by_step
 from dream_env.filtering import check_spaces
-from dream_env.on_policy import resolve_learner
-from dream_env.online import OnlineLearner, RealWorld
+from dream_env.learning.on_policy import resolve_learner
+from dream_env.learning.online import OnlineLearner, RealWorld
+from dream_env.measuring.evaluation import reward_by_step
+from dream_env.model.encoded import Split, encode, load_encoded, save_encoded
+from dream_env.model.world_model import WorldModel
+from dream_env.playing.real_environment import environment_of
+from dream_env.playing.real_episodes import RealEpisodes
 from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
 from dream_env.progress import progress_bar
-from dream_env.real_environment import environment_of
-from dream_env.real_episodes import RealEpisodes
-from dream_env.replay import Replay
+from dream_env.real.environments import environment_from_spec
+from dream_env.recordings.demos import Demos
+from dream_env.recordings.replay import Replay
 from dream_env.run_folder import Clock, MetricsLog, claim, plain
 from dream_env.stages import ImitateStage
-from dream_env.world_model import WorldModel
 
 
 def online_stage(

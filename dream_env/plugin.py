@@ -25,13 +25,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dream_env.checkpoint import Store, config_to_json
-from dream_env.encoded import EncodedDemos
 from dream_env.errors import PluginError, nearest
 from dream_env.latent import Latent
-from dream_env.world_model import WorldModel
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.world_model import WorldModel
 
 if TYPE_CHECKING:  # the dream stands a floor above; a learner is handed one and needs no import
-    from dream_env.env import DreamEnv
+    from dream_env.dream.env import DreamEnv
 
 Kind = Literal["rewards", "learners"]
 Observes = Literal["latent", "observation"]

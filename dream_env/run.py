@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from dream_env.collect import CollectConfig, collect
-from dream_env.environments import environment_id
-from dream_env.evaluation import EvaluateStage, evaluate_stage
-from dream_env.on_policy import resolve_learner
-from dream_env.report import report
+from dream_env.collecting.collect import CollectConfig, collect
+from dream_env.learning.on_policy import resolve_learner
+from dream_env.measuring.evaluation import EvaluateStage, evaluate_stage
+from dream_env.real.environments import environment_id
+from dream_env.showing.report import report
 from dream_env.stages import FitStage, ImitateStage, fit_stage, imitate_stage
 
 

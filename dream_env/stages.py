@@ -14,22 +14,22 @@ from tyro.conf import Positional
 from dream_env import checkpoint
 from dream_env.agent import Agent, save_agent
 from dream_env.checkpoint import Store, config_to_json
-from dream_env.demos import Demos
-from dream_env.encoded import encode, load_encoded, save_encoded
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError, nearest
-from dream_env.evaluation import action_agreement, latent_distance, reward_by_step
-from dream_env.fitting import FitConfig, fit
-from dream_env.mixture import Mixture
-from dream_env.on_policy import resolve_learner
+from dream_env.learning.on_policy import resolve_learner
+from dream_env.learning.tail import Tail
+from dream_env.measuring.evaluation import action_agreement, latent_distance, reward_by_step
+from dream_env.measuring.video import open_loop_video
+from dream_env.model.encoded import encode, load_encoded, save_encoded
+from dream_env.model.fitting import FitConfig, fit
+from dream_env.model.recorded import Recorded
+from dream_env.model.world_model import Precision, WorldModel, WorldModelConfig
 from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
 from dream_env.progress import progress_bar
-from dream_env.recorded import Recorded
+from dream_env.recordings.demos import Demos
+from dream_env.recordings.mixture import Mixture
 from dream_env.run_folder import Clock, MetricsLog, claim, plain, read_metrics
 from dream_env.spaces import ObservationConfig
-from dream_env.tail import Tail
-from dream_env.video import open_loop_video
-from dream_env.world_model import Precision, WorldModel, WorldModelConfig
 
 
 def fast_precision(device: str) -> Precision:

@@ -25,14 +25,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dream_env.checkpoint import Store
-from dream_env.demos import Demos
-from dream_env.encoded import EncodedDemos
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
+from dream_env.dream.vector_checker import check_dream_env
 from dream_env.latent import Latent
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Learner, Policy, Reward, Rollout, Transition, load_learner, load_reward
+from dream_env.recordings.demos import Demos
 from dream_env.tiny import tiny_demos, tiny_expert, tiny_rollout, tiny_world_model, transition_of
-from dream_env.vector_checker import check_dream_env
-from dream_env.world_model import WorldModel
 
 __all__ = ["check_dream_env", "check_learner", "check_reward", "tiny_demos", "tiny_expert", "tiny_world_model"]
 

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from dream_env.cache import Converted
-from dream_env.demos import Demos, Source
-from dream_env.encoded import EncodedDemos
 from dream_env.latent import Latent
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.rssm import RSSMConfig
+from dream_env.model.world_model import WorldModel, WorldModelConfig
 from dream_env.plugin import Rollout, Transition
-from dream_env.rssm import RSSMConfig
+from dream_env.recordings.cache import Converted
+from dream_env.recordings.demos import Demos, Source
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
-from dream_env.world_model import WorldModel, WorldModelConfig
 
 SIZE = 16
 """Side of the pictures."""

@@ -28,9 +28,9 @@ import numpy as np
 import tyro
 from runner import Engine, run, spread
 
-from dream_env import results
 from dream_env.checkpoint import read_json, write_file
 from dream_env.errors import ConfigError, nearest
+from dream_env.measuring import results
 from dream_env.run_folder import read_metrics
 
 CMIL = ("--learner", "cmil", "--num-envs", "128")

@@ -23,10 +23,10 @@ from typing import Literal
 
 import tyro
 
-from dream_env import curves
 from dream_env.checkpoint import write_file
-from dream_env.environments import PIXEL_ENVIRONMENTS, environment_id
 from dream_env.errors import ConfigError, nearest
+from dream_env.measuring import curves
+from dream_env.real.environments import PIXEL_ENVIRONMENTS, environment_id
 from dream_env.run import CLUMSY_SEED, PLAYFIELD, RunConfig, clumsy_dataset
 
 STANDARDIZED = ("--learner", "ditto", "--standardize-rewards")

@@ -10,8 +10,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from dream_env import results
-from dream_env.tables import markdown, results_table
+from dream_env.measuring import results
+from dream_env.measuring.tables import markdown, results_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "examples" / "results"

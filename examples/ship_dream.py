@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from dream_env.checkpoint import SHIPPED, read_json, read_tensors, write_json, write_tensors
-from dream_env.encoded import load_encoded, save_encoded
+from dream_env.model.encoded import load_encoded, save_encoded
 
 LIMIT_MB = 15
 """Most that a package should carry."""

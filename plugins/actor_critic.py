@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, nearest
 from dream_env.plugin import Learner, Progress, ignore
 

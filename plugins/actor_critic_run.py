@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dream_env.checkpoint import load_optimizer, optimizer_tensors
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import TrainingError
 
 from .cloning_learners import cloning_loss

@@ -29,14 +29,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dream_env.checkpoint import config_from_json, config_to_json
-from dream_env.encoded import EncodedDemos
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
-from dream_env.nets import mlp
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.nets import mlp
+from dream_env.model.recorded import Recorded
+from dream_env.model.world_model import WorldModel, WorldModelConfig, make_encoder
 from dream_env.plugin import Observes, Policy, RowMemory
-from dream_env.recorded import Recorded
 from dream_env.spaces import ActionSpec, ObservationKey, ObservationSpec, Standardizer
-from dream_env.world_model import WorldModel, WorldModelConfig, make_encoder
 
 from .cloning_learners import ActionHead, ClonedPolicy, CloningLearner, Examples
 

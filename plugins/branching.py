@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dream_env.latent import Latent
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Reward, Transition
-from dream_env.world_model import WorldModel
 
 from .latent_actor import Actor
 

@@ -27,11 +27,11 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
 
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, TrainingError
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Learner, Policy, Progress, ignore
 from dream_env.spaces import ActionSpec
-from dream_env.world_model import WorldModel
 
 CLIP = 10.0
 """Largest norm of the whole gradient; the paper names none. Only a Gaussian's first updates ever come near."""

@@ -25,10 +25,10 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dream_env.encoded import EncodedDemos
 from dream_env.errors import ConfigError
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Transition
-from dream_env.world_model import WorldModel
 
 from .gail import Form, Gail
 

@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store
-from dream_env.encoded import EncodedDemos
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
 from dream_env.latent import Latent
-from dream_env.online import OnlineLearner, RealWorld
+from dream_env.learning.online import OnlineLearner, RealWorld
+from dream_env.model.encoded import EncodedDemos
 from dream_env.plugin import Policy, Progress, ignore
 
 from .branching import Sequences

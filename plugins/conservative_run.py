@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dream_env.checkpoint import load_optimizer, optimizer_tensors
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import TrainingError
 from dream_env.latent import Latent
 from dream_env.plugin import Rollout, Transition

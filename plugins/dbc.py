@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dream_env.encoded import EncodedDemos
-from dream_env.env import DreamEnv
-from dream_env.nets import Activation, mlp
+from dream_env.dream.env import DreamEnv
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.nets import Activation, mlp
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Policy
 from dream_env.spaces import ActionSpec
-from dream_env.world_model import WorldModel
 
 from .cloning_learners import ActionHead, ClonedPolicy, CloningLearner, Examples
 

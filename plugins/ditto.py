@@ -45,11 +45,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from dream_env.encoded import EncodedDemos
 from dream_env.errors import ConfigError, PluginError, nearest
 from dream_env.latent import Latent
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Reward, Transition
-from dream_env.world_model import WorldModel
 
 from .similarity import cosine, nearest_state, negative_distance
 from .similarity import max_cosine as max_cosine

@@ -42,12 +42,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dream_env.checkpoint import load_optimizer, optimizer_tensors
-from dream_env.encoded import EncodedDemos
 from dream_env.errors import ConfigError, PluginError, nearest
 from dream_env.latent import Latent
-from dream_env.nets import mlp
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.nets import mlp
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Reward, Rollout, Transition
-from dream_env.world_model import WorldModel
 
 Inputs = Literal["state_action", "next_h"]
 Form = Literal["probability", "log_probability", "softplus", "logit"]

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dream_env.dreams import Dreams
+from dream_env.dream.dreams import Dreams
+from dream_env.dream.rollouts import RolloutRecorder
 from dream_env.plugin import Rollout, Transition
-from dream_env.rollouts import RolloutRecorder
 
 from .latent_actor import Actor
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dream_env.sb3 import StandardizedReward
+from dream_env.learning.sb3 import StandardizedReward
 
 Steps = Float[Tensor, "horizon batch"]
 
@@ -60,8 +60,8 @@ def normalized(advantage_t: Steps, valid: Bool[Tensor, "horizon batch"]) -> Step
 class StepStandardizer:
     """``0.1 (r_t − μ_t) / (σ_t + ε)``: rewards standardised for each step index by itself, with running statistics.
 
-    The same numbers as ``StandardizedReward`` of ``dream_env/sb3.py``, where its reasons are given, so that learners can be
-    compared; this one takes whole dreams at once and lets gradients through, to the rewards and not to the statistics.
+    The same numbers as ``StandardizedReward`` of ``dream_env/learning/sb3.py``, where its reasons are given, so that learners
+    can be compared; this one takes whole dreams at once and lets gradients through, to the rewards and not to the statistics.
     """
 
     SCALE = StandardizedReward.SCALE

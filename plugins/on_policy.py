@@ -6,8 +6,8 @@ Any other on-policy algorithm runs by its class: ``--learner my_package:MyAlgori
 from dataclasses import dataclass
 from typing import Any
 
-from dream_env.env import DreamEnv
-from dream_env.on_policy import OnPolicyLearner
+from dream_env.dream.env import DreamEnv
+from dream_env.learning.on_policy import OnPolicyLearner
 
 
 @dataclass

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from dream_env.agent import Agent
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
-from dream_env.demos import Batch
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import DatasetError, TrainingError
 from dream_env.latent import Latent
-from dream_env.mixture import Mixture, Windows
-from dream_env.online import RealWorld
+from dream_env.learning.online import RealWorld
+from dream_env.playing.real_episodes import PlayedEpisode
 from dream_env.plugin import Progress
-from dream_env.real_episodes import PlayedEpisode
+from dream_env.recordings.demos import Batch
+from dream_env.recordings.mixture import Mixture, Windows
 
 from .branching import Sequences
 from .conservative_run import ConservativeRun

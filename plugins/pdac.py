@@ -27,9 +27,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dream_env.checkpoint import Store
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
-from dream_env.online import OnlineLearner, RealWorld
+from dream_env.learning.online import OnlineLearner, RealWorld
 from dream_env.plugin import Policy, Progress, ignore
 from dream_env.spaces import ActionSpec
 

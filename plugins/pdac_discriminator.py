@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dream_env.nets import mlp
+from dream_env.model.nets import mlp
 
 
 class Discriminator(nn.Module):

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from dream_env.checkpoint import config_from_json
 from dream_env.errors import ConfigError, PluginError
+from dream_env.model.world_model import WorldModelConfig, make_encoder
 from dream_env.plugin import find
 from dream_env.spaces import ActionSpec, ObservationSpec
-from dream_env.world_model import WorldModelConfig, make_encoder
 
 from .bc import ObservationPolicy
 from .cloning_learners import ActionHead, ClonedPolicy

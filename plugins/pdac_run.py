@@ -22,11 +22,11 @@ from torch.distributions import Normal
 from dream_env.agent import Agent
 from dream_env.checkpoint import Store, config_to_json, load_optimizer, optimizer_tensors
 from dream_env.errors import DatasetError, TrainingError
-from dream_env.games import Actor, RandomActor
-from dream_env.online import RealWorld
+from dream_env.learning.online import RealWorld
+from dream_env.model.world_model import WorldModel
+from dream_env.playing.games import Actor, RandomActor
+from dream_env.playing.real_episodes import PlayedEpisode
 from dream_env.plugin import Progress
-from dream_env.real_episodes import PlayedEpisode
-from dream_env.world_model import WorldModel
 
 from .pdac_discriminator import Discriminator
 from .pdac_networks import ActingNet, PdacPolicy, make_algorithm

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dream_env.demos import Demos
+from dream_env.recordings.demos import Demos
 from dream_env.spaces import ObservationSpec, Standardizer
 
 ABSORBING = "absorbing"

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dream_env.encoded import EncodedDemos
 from dream_env.errors import ConfigError, PluginError
+from dream_env.model.encoded import EncodedDemos
+from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Reward, Rollout, Transition, load_reward
-from dream_env.world_model import WorldModel
 
 
 @dataclass

@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 
 from dream_env.agent import Agent
-from dream_env.environments import make_environment
 from dream_env.plugin import Learner, Policy
+from dream_env.real.environments import make_environment
 from dream_env.tiny import tiny_world_model
 
 PONG = spaces.Box(0, 255, (64, 64, 1), np.uint8)

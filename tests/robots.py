@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dream_env.environments import make_environment
 from dream_env.errors import ConfigError
+from dream_env.real.environments import make_environment
 
 
 @pytest.fixture(scope="session")

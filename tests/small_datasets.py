@@ -6,12 +6,12 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from recordings import record
 
-from dream_env.fitting import FitConfig
-from dream_env.rssm import RSSMConfig
+from dream_env.model.fitting import FitConfig
+from dream_env.model.rssm import RSSMConfig
+from dream_env.model.world_model import WorldModelConfig
 from dream_env.spaces import ObservationConfig
 from dream_env.stages import FitStage
 from dream_env.tiny import SIZE, tiny_demos
-from dream_env.world_model import WorldModelConfig
 
 SQUARES = spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
 MOVES = spaces.Discrete(3)

@@ -22,12 +22,12 @@ from dream_env.plugins.latent_actor import MIN_STD, ActorPolicy, Choice, NetShap
 from gymnasium import spaces
 
 from dream_env.checkpoint import Store
-from dream_env.encoded import EncodedDemos
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, TrainingError
 from dream_env.latent import Latent
+from dream_env.learning.sb3 import StandardizedReward, as_sb3
+from dream_env.model.encoded import EncodedDemos
 from dream_env.plugin import Reward, available, load_learner
-from dream_env.sb3 import StandardizedReward, as_sb3
 from dream_env.spaces import ActionSpec
 from dream_env.testing import check_learner, tiny_expert, tiny_world_model
 

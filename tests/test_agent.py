@@ -12,10 +12,10 @@ from stable_baselines3.common.monitor import Monitor
 
 from dream_env import checkpoint
 from dream_env.agent import LatentObservation, fingerprint, load_agent, load_policy, save_agent
-from dream_env.environments import make_environment
 from dream_env.errors import CheckpointError, SpaceError
 from dream_env.filtering import LatentFilter, stack
 from dream_env.functional import counter_uniform
+from dream_env.real.environments import make_environment
 from dream_env.tiny import tiny_demos, tiny_world_model
 
 

@@ -12,13 +12,13 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import AddRenderObservation
 
 import dream_env  # noqa: F401 (registers the id)
-from dream_env.baoding import MODEL, Baoding, baoding_reward, find_model, joint_targets
-from dream_env.demos import Demos
-from dream_env.environments import environment_from_spec, make_environment, protocol
+from dream_env.collecting.npz_episodes import convert
 from dream_env.errors import ConfigError
-from dream_env.npz_episodes import convert
+from dream_env.real.baoding import MODEL, Baoding, baoding_reward, find_model, joint_targets
+from dream_env.real.environments import environment_from_spec, make_environment, protocol
+from dream_env.real.success import SuccessTracker
+from dream_env.recordings.demos import Demos
 from dream_env.spaces import ObservationConfig
-from dream_env.success import SuccessTracker
 
 ID = "dream_env/Baoding-v0"
 MIDDLE = [0.0126, -0.398, *(0.1 * i for i in range(22))]
@@ -269,7 +269,7 @@ def test_cmil_s_kind_of_recordings_become_a_dataset_of_it(
 
 
 def test_a_picture_is_put_beside_the_state(repository: Path) -> None:
-    from dream_env.robots import MujocoRendering
+    from dream_env.real.robots import MujocoRendering
 
     try:
         env = AddRenderObservation(

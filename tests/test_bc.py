@@ -14,21 +14,21 @@ from small_datasets import record_cartpole, tiny_fit
 from dream_env import checkpoint
 from dream_env.agent import Agent, load_agent, save_agent
 from dream_env.checkpoint import read_json
-from dream_env.closeness import action_agreement
-from dream_env.demos import Demos
-from dream_env.encoded import encode
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError
-from dream_env.evaluation import EvaluateStage, evaluate, evaluate_stage
 from dream_env.filtering import LatentFilter
 from dream_env.latent import Latent
+from dream_env.measuring.closeness import action_agreement
+from dream_env.measuring.evaluation import EvaluateStage, evaluate, evaluate_stage
+from dream_env.model.encoded import encode
+from dream_env.model.recorded import Recorded
+from dream_env.model.world_model import WorldModel, WorldModelConfig
 from dream_env.plugin import Policy, RowMemory, load_learner
-from dream_env.recorded import Recorded
+from dream_env.recordings.demos import Demos
 from dream_env.run_folder import read_metrics
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
 from dream_env.stages import ImitateStage, fit_stage, imitate_stage
 from dream_env.testing import check_learner, tiny_demos, tiny_world_model
-from dream_env.world_model import WorldModel, WorldModelConfig
 
 FAST = {"net_arch": (32,), "batch": 64, "learning_rate": 3e-3, "entropy": 0.0}
 

@@ -11,10 +11,10 @@ import pytest
 from gymnasium import spaces
 from recordings import DISCRETE, GRAY, buffers, record
 
-from dream_env import cache, streaming
-from dream_env.cache import cache_root, converted
-from dream_env.datasets import find_dataset
 from dream_env.errors import DatasetError, SpaceError
+from dream_env.recordings import cache, streaming
+from dream_env.recordings.cache import cache_root, converted
+from dream_env.recordings.datasets import find_dataset
 from dream_env.spaces import ObservationConfig
 
 CONFIG = ObservationConfig(size=8)
@@ -111,7 +111,7 @@ def test_a_process_that_finishes_second_uses_what_the_first_made(root, monkeypat
 
 def test_processes_that_convert_at_once_do_not_disturb_each_other(root):
     record("game/random-v0")
-    program = "import sys; from dream_env.demos import Demos; from pathlib import Path;"
+    program = "import sys; from dream_env.recordings.demos import Demos; from pathlib import Path;"
     program += "assert Demos.load('game/random-v0', cache=Path(sys.argv[1])).num_steps == 21"
     processes = [subprocess.Popen([sys.executable, "-c", program, str(root)]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]

@@ -20,10 +20,11 @@ from gymnasium import spaces
 from recordings import buffers, record
 from small_datasets import record_cartpole
 
-from dream_env import cli, results
+from dream_env import cli
 from dream_env.checkpoint import read_json, read_tensors
-from dream_env.collect import CollectConfig
-from dream_env.evaluation import EvaluateStage
+from dream_env.collecting.collect import CollectConfig
+from dream_env.measuring import results
+from dream_env.measuring.evaluation import EvaluateStage
 from dream_env.run import RunConfig
 from dream_env.run_folder import read_metrics
 from dream_env.stages import FitStage, ImitateStage
@@ -121,7 +122,11 @@ def test_the_same_commands_again_do_nothing_and_return_at_once(beside, monkeypat
     def never(*arguments, **options):
         raise AssertionError("this was done before")
 
-    for name in ("dream_env.stages.fit", "dream_env.on_policy.OnPolicyLearner.learn", "dream_env.evaluation.evaluate"):
+    for name in (
+        "dream_env.stages.fit",
+        "dream_env.learning.on_policy.OnPolicyLearner.learn",
+        "dream_env.measuring.evaluation.evaluate",
+    ):
         monkeypatch.setattr(name, never)
     cli.main(["fit", "cart/rule-v0", "--out", str(beside / "wm"), *FIT])
     assert f"world model: {beside / 'wm'}" in capsys.readouterr().out.replace("\n", "")

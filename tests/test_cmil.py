@@ -6,15 +6,15 @@ import torch
 from dream_env.plugins.cmil import Cmil
 from dream_env.plugins.gail import Gail
 
-from dream_env.encoded import encode
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
-from dream_env.fitting import FitConfig, fit
 from dream_env.latent import Latent
+from dream_env.model.encoded import encode
+from dream_env.model.fitting import FitConfig, fit
+from dream_env.model.rssm import RSSMConfig
+from dream_env.model.world_model import WorldModelConfig
 from dream_env.plugin import load_reward
-from dream_env.rssm import RSSMConfig
 from dream_env.testing import check_reward, tiny_demos, tiny_expert, tiny_rollout, tiny_world_model, transition_of
-from dream_env.world_model import WorldModelConfig
 
 SMALL = {"hidden": (16,), "batch": 32, "learning_rate": 1e-2, "input_noise": 0.5}
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dream_env import cli, results
+from dream_env import cli
 from dream_env.checkpoint import write_json
 from dream_env.errors import ConfigError
-from dream_env.results import Row
+from dream_env.measuring import results
+from dream_env.measuring.results import Row
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

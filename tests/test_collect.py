@@ -19,11 +19,11 @@ from gymnasium.envs.registration import EnvSpec
 from recordings import record
 from robots import _robots  # noqa: F401
 
-from dream_env.collect import FURTHER_SEED, CollectConfig, collect
-from dream_env.demos import Demos
+from dream_env.collecting.collect import FURTHER_SEED, CollectConfig, collect
 from dream_env.errors import ConfigError, DatasetError, SpaceError
-from dream_env.recording import dataset_folder, unfinished_folder
-from dream_env.replay_expert import ReplayExpert
+from dream_env.experts.replay_expert import ReplayExpert
+from dream_env.recordings.demos import Demos
+from dream_env.recordings.recording import dataset_folder, unfinished_folder
 from dream_env.spaces import ObservationConfig
 
 TINY = CollectConfig("pong", dataset="tiny/pong-v0", episodes=3, expert="random", size=16, max_steps=30)
@@ -139,7 +139,7 @@ def test_an_interrupted_recording_goes_on_where_it_was() -> None:
 def test_a_killed_recording_equals_an_unbroken_one(datasets: Path) -> None:
     config = options(episodes=12, max_steps=200, expert="scripted")
     words = ["pong", "--dataset", config.dataset, "--episodes", "12", "--size", "16", "--max-steps", "200"]
-    script = "import sys, tyro; from dream_env.collect import *; collect(tyro.cli(CollectConfig, args=sys.argv[1:]))"
+    script = "import sys, tyro; from dream_env.collecting.collect import *; collect(tyro.cli(CollectConfig, args=sys.argv[1:]))"
     process = subprocess.Popen(
         [sys.executable, "-c", script, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -181,7 +181,7 @@ def test_a_full_disk_says_so_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("dream_env.collect.write_episode", full)
+        patch.setattr("dream_env.collecting.collect.write_episode", full)
         with pytest.raises(DatasetError, match=r"No space left on device.*goes on where it was"):
             collect(TINY, progress=False)
     assert collect(TINY, progress=False).total_episodes == 3

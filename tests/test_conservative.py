@@ -12,7 +12,7 @@ from dream_env.plugins.conservative_run import ConservativeRun
 from dream_env.plugins.twin_critic import branch_values, critic_loss, data_target, mixed
 from gymnasium import spaces
 
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
 from dream_env.latent import Latent
 from dream_env.plugin import Reward, load_learner

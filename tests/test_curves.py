@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dream_env import curves
 from dream_env.checkpoint import write_json
-from dream_env.curves import Point
 from dream_env.errors import ConfigError
-from dream_env.game_log import GameLog
-from dream_env.games import EpisodeResult
+from dream_env.measuring import curves
+from dream_env.measuring.curves import Point
+from dream_env.playing.game_log import GameLog
+from dream_env.playing.games import EpisodeResult
 
 POINT = Point(
     dataset="dream/pong/a-v0", game="pong", method="a", n_expert=15, seed=1, steps=1_007_616, episodes=4,

@@ -13,9 +13,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dream_env.dapg_expert import DAPGExpert, read_policy
 from dream_env.errors import ConfigError, SpaceError
-from dream_env.experts import make_expert
+from dream_env.experts.by_name import make_expert
+from dream_env.experts.dapg_expert import DAPGExpert, read_policy
 
 STATE, ACTION = 5, 3
 

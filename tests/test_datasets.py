@@ -9,8 +9,8 @@ import pytest
 from gymnasium import spaces
 from recordings import buffers, record
 
-from dream_env.datasets import find_dataset
 from dream_env.errors import DatasetError
+from dream_env.recordings.datasets import find_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from dream_env.plugins.dbc import DBC
 from gymnasium import spaces
 
 from dream_env.checkpoint import Store
-from dream_env.closeness import action_agreement
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, TrainingError
+from dream_env.measuring.closeness import action_agreement
 from dream_env.plugin import available, load_learner
 from dream_env.spaces import ActionSpec
 from dream_env.testing import check_learner, tiny_expert, tiny_world_model

@@ -8,8 +8,8 @@ import torch
 from gymnasium import spaces
 from recordings import buffers, record
 
-from dream_env.demos import Demos
 from dream_env.errors import DatasetError
+from dream_env.recordings.demos import Demos
 from dream_env.spaces import ObservationConfig
 
 BOX = spaces.Box(-1, 1, (2,), np.float64)
@@ -185,5 +185,5 @@ def test_converting_never_holds_more_than_an_episode_in_memory():
 
 
 def test_importing_imports_no_dataset_library():
-    program = "import sys, dream_env.demos; assert not {'minari', 'h5py'} & sys.modules.keys()"
+    program = "import sys, dream_env.recordings.demos; assert not {'minari', 'h5py'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,9 +8,9 @@ from dream_env.plugins import ditto
 from dream_env.plugins.ditto import Ditto, max_cosine
 from dream_env.plugins.similarity import cosine, nearest_state, negative_distance
 
-from dream_env.encoded import EncodedDemos
 from dream_env.errors import ConfigError, PluginError
 from dream_env.latent import Latent
+from dream_env.model.encoded import EncodedDemos
 from dream_env.plugin import Transition
 from dream_env.testing import check_reward, tiny_expert, tiny_rollout, tiny_world_model, transition_of
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dream_env import cli, curves
+from dream_env import cli
 from dream_env.checkpoint import write_json
 from dream_env.errors import ConfigError
-from dream_env.game_log import GameLog
-from dream_env.games import EpisodeResult
+from dream_env.measuring import curves
+from dream_env.playing.game_log import GameLog
+from dream_env.playing.games import EpisodeResult
 
 FILE = Path(__file__).resolve().parent.parent / "examples" / "ditto_paper.py"
 

@@ -6,10 +6,10 @@ import torch
 from gymnasium import spaces
 from recordings import DISCRETE, GRAY, buffers, record
 
-from dream_env.demos import Demos
-from dream_env.encoded import EncodedDemos, encode, load_encoded, save_encoded
 from dream_env.errors import CheckpointError, DatasetError
 from dream_env.latent import Latent
+from dream_env.model.encoded import EncodedDemos, encode, load_encoded, save_encoded
+from dream_env.recordings.demos import Demos
 from dream_env.spaces import ObservationConfig
 from dream_env.tiny import tiny_demos, tiny_expert, tiny_world_model
 

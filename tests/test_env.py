@@ -11,7 +11,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import CheckpointError, ConfigError, DatasetError, PluginError, SpaceError
 from dream_env.plugin import Reward
 from dream_env.testing import check_dream_env, tiny_demos, tiny_expert, tiny_world_model
@@ -507,7 +507,7 @@ def test_a_reward_that_breaks_its_contract_is_named_with_the_step(how, message):
 
 
 def test_tiny_demos_can_be_sampled_and_encoded():
-    from dream_env.encoded import encode
+    from dream_env.model.encoded import encode
 
     demos = tiny_demos()
     world_model = tiny_world_model()

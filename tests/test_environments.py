@@ -6,7 +6,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from dream_env.environments import (
+from dream_env.dream.registration import ATARI_GAMES
+from dream_env.errors import ConfigError
+from dream_env.real.environments import (
     FRAME_SKIP,
     atari_games,
     environment_from_spec,
@@ -15,8 +17,6 @@ from dream_env.environments import (
     make_environment,
     protocol,
 )
-from dream_env.errors import ConfigError
-from dream_env.registration import ATARI_GAMES
 
 
 @pytest.mark.parametrize(

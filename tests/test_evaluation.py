@@ -6,14 +6,13 @@ from agents import LinearLearner, LinearPolicy, linear_agent, pong_model, short_
 from gymnasium import spaces
 from robots import _robots  # noqa: F401
 
-from dream_env import checkpoint, results
+from dream_env import checkpoint
 from dream_env.agent import Agent, save_agent
 from dream_env.checkpoint import write_json
-from dream_env.encoded import encode
-from dream_env.env import DreamEnv
-from dream_env.environments import make_environment
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, SpaceError
-from dream_env.evaluation import (
+from dream_env.measuring import results
+from dream_env.measuring.evaluation import (
     EvaluateStage,
     action_agreement,
     environment_of,
@@ -23,15 +22,17 @@ from dream_env.evaluation import (
     preset_of,
     reward_by_step,
 )
-from dream_env.game_log import GameLog
-from dream_env.games import EpisodeResult, RandomActor
+from dream_env.measuring.selection import select_snapshot
+from dream_env.model.encoded import encode
+from dream_env.model.rssm import RSSMConfig
+from dream_env.model.world_model import WorldModel, WorldModelConfig
+from dream_env.playing.game_log import GameLog
+from dream_env.playing.games import EpisodeResult, RandomActor
 from dream_env.plugin import Policy, load_reward
-from dream_env.report import results_table
-from dream_env.rssm import RSSMConfig
-from dream_env.selection import select_snapshot
+from dream_env.real.environments import make_environment
+from dream_env.showing.report import results_table
 from dream_env.spaces import ObservationConfig, ObservationSpec
 from dream_env.tiny import tiny_demos, tiny_expert, tiny_world_model
-from dream_env.world_model import WorldModel, WorldModelConfig
 
 
 class Countdown(gymnasium.Env):
@@ -330,7 +331,7 @@ def test_stage_called_again_plays_only_what_is_missing(run, monkeypatch):
         played.append(list(options["seeds"]))
         return evaluate(actor, make, **options)
 
-    monkeypatch.setattr("dream_env.evaluation.evaluate", watch)
+    monkeypatch.setattr("dream_env.measuring.evaluation.evaluate", watch)
     evaluate_stage(stage, progress=False)
     assert played == []
     assert results.read(run / "ditto" / "evaluation.csv")[0].returns == before[0].returns
@@ -350,7 +351,7 @@ def test_last_policies_play_a_row_of_their_own_each_in_its_own_games(run, monkey
         played.append((float(actor.policy.weight.mean()) if isinstance(actor, Agent) else None, options["seeds"]))
         return evaluate(actor, make, **options)
 
-    monkeypatch.setattr("dream_env.evaluation.evaluate", watch)
+    monkeypatch.setattr("dream_env.measuring.evaluation.evaluate", watch)
     options = {"episodes": 2, "snapshot_episodes": 0, "video": False, "results": tmp_path / "all.csv"}
     evaluate_stage(EvaluateStage(folder, tail_episodes=2, **options), progress=False)
     first = [[10_000 + 2 * k, 10_001 + 2 * k] for k in range(3)]
@@ -367,7 +368,7 @@ def test_last_policies_play_a_row_of_their_own_each_in_its_own_games(run, monkey
 
 
 def test_last_policies_that_nobody_kept_are_asked_for_before_a_game_is_played(run, monkeypatch):
-    monkeypatch.setattr("dream_env.evaluation.evaluate", None)
+    monkeypatch.setattr("dream_env.measuring.evaluation.evaluate", None)
     with pytest.raises(ConfigError, match=r"holds no last policies .*imitate with --tail 10"):
         evaluate_stage(EvaluateStage(run / "ditto", tail_episodes=20), progress=False)
 
@@ -398,7 +399,7 @@ def test_selected_policy_is_played_beside_the_last_in_the_same_games(two_snapsho
         played.append((float(actor.policy.weight.abs().sum()) if isinstance(actor, Agent) else None, options["seeds"]))
         return evaluate(actor, make, **options)
 
-    monkeypatch.setattr("dream_env.evaluation.evaluate", watch)
+    monkeypatch.setattr("dream_env.measuring.evaluation.evaluate", watch)
     options = {"episodes": 2, "video": False, "results": tmp_path / "all.csv"}
     evaluate_stage(EvaluateStage(folder, snapshot_episodes=0, **options), progress=False)
     played.clear()
@@ -489,7 +490,7 @@ def test_stage_plays_the_environment_that_is_named(run):
             return np.zeros((64, 64, 1), np.uint8), 1.0, True, False, {"success": True}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dream_env.real_environment.make_environment", lambda *_, **__: Short())
+        patch.setattr("dream_env.playing.real_environment.make_environment", lambda *_, **__: Short())
         evaluate_stage(stage, progress=False)
     assert len(played) == 3
     rows = results.read(run / "ditto" / "evaluation.csv")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from dream_env.environments import make_environment
 from dream_env.errors import ConfigError
-from dream_env.experts import Expert, RandomExpert, expert_name, make_expert, random_policy
-from dream_env.scripted import ScriptedBreakout, ScriptedPong
+from dream_env.experts.by_name import Expert, RandomExpert, expert_name, make_expert, random_policy
+from dream_env.experts.scripted import ScriptedBreakout, ScriptedPong
+from dream_env.real.environments import make_environment
 
 
 def always_left(observation: np.ndarray) -> int:

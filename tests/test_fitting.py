@@ -10,7 +10,7 @@ import torch
 
 from dream_env.checkpoint import Store
 from dream_env.errors import ConfigError, DatasetError, TrainingError
-from dream_env.fitting import FitConfig, fit
+from dream_env.model.fitting import FitConfig, fit
 from dream_env.testing import tiny_demos, tiny_world_model
 
 TINY = FitConfig(updates=12, batch=4, length=6, log_every=4, test_every=6, warmup=2)
@@ -76,7 +76,7 @@ def test_a_run_that_was_cut_in_two_equals_an_unbroken_one(tmp_path):
 KILLED = """
 import sys
 from dream_env.checkpoint import Store
-from dream_env.fitting import FitConfig, fit
+from dream_env.model.fitting import FitConfig, fit
 from dream_env.testing import tiny_demos, tiny_world_model
 import torch
 torch.set_num_threads(1)

@@ -14,10 +14,10 @@ from gymnasium import spaces
 
 from dream_env import cli
 from dream_env.checkpoint import Store, read_tensors, write_tensors
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, PluginError
 from dream_env.latent import Latent
-from dream_env.on_policy import resolve_learner
+from dream_env.learning.on_policy import resolve_learner
 from dream_env.plugin import Rollout, load_reward
 from dream_env.testing import check_reward, tiny_expert, tiny_rollout, tiny_world_model, transition_of
 

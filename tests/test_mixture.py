@@ -4,9 +4,9 @@ import torch
 from gymnasium import spaces
 from recordings import DISCRETE, buffers, record
 
-from dream_env.demos import Demos
 from dream_env.errors import DatasetError, SpaceError
-from dream_env.mixture import Mixture
+from dream_env.recordings.demos import Demos
+from dream_env.recordings.mixture import Mixture
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dream_env.nets import ConvDecoder, ConvEncoder, EnsembleMLP, FlatDecoder, FlatEncoder, NormGRUCell, UpConv, mlp
+from dream_env.model.nets import (
+    ConvDecoder,
+    ConvEncoder,
+    EnsembleMLP,
+    FlatDecoder,
+    FlatEncoder,
+    NormGRUCell,
+    UpConv,
+    mlp,
+)
 
 
 @pytest.fixture(autouse=True)

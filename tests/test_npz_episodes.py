@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from dream_env.cli import main
-from dream_env.collect import CollectConfig, collect
-from dream_env.demos import Demos
-from dream_env.environments import environment_from_spec, protocol
+from dream_env.collecting.collect import CollectConfig, collect
+from dream_env.collecting.npz_episodes import convert
 from dream_env.errors import ConfigError, DatasetError
-from dream_env.npz_episodes import convert
-from dream_env.observations import ObservationConfig
-from dream_env.recording import unfinished_folder
+from dream_env.real.environments import environment_from_spec, protocol
+from dream_env.recordings.demos import Demos
+from dream_env.recordings.recording import unfinished_folder
+from dream_env.spaces.observations import ObservationConfig
 
 KITCHEN = Path(os.environ.get("DREAM_ENV_KITCHEN_NPZ", "/work/shared/data/kitchen-cmil-npz"))
 """CMIL's ten demonstrations, where they are at hand."""
@@ -179,7 +179,7 @@ def test_a_finished_dataset_is_used_again_and_other_files_are_refused(tmp_path: 
 
 
 def test_an_interrupted_conversion_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dream_env import npz_episodes
+    from dream_env.collecting import npz_episodes
 
     folder = write(tmp_path / "npz", *(arrays(4 + seed, seed=seed) for seed in range(3)))
     written: list[str] = []

@@ -6,10 +6,10 @@ import torch
 from cut_off import CutOff
 
 from dream_env.checkpoint import Store
-from dream_env.cloning import clone
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, PluginError
-from dream_env.on_policy import OnPolicyLearner, resolve_learner
+from dream_env.learning.cloning import clone
+from dream_env.learning.on_policy import OnPolicyLearner, resolve_learner
 from dream_env.plugin import available
 from dream_env.testing import check_learner, tiny_expert, tiny_world_model
 

@@ -12,19 +12,19 @@ from gymnasium import spaces
 
 from dream_env import checkpoint
 from dream_env.agent import Agent, load_agent, save_agent
-from dream_env.cache import Converted
 from dream_env.checkpoint import Store
-from dream_env.demos import Demos, Source
-from dream_env.encoded import encode
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError, PluginError
-from dream_env.evaluation import evaluate
 from dream_env.filtering import stack
-from dream_env.online import RealWorld
+from dream_env.learning.online import RealWorld
+from dream_env.measuring.evaluation import evaluate
+from dream_env.model.encoded import encode
+from dream_env.model.recorded import Recorded
+from dream_env.playing.real_episodes import RealEpisodes
 from dream_env.plugin import load_learner
-from dream_env.real_episodes import RealEpisodes
-from dream_env.recorded import Recorded
-from dream_env.replay import Replay
+from dream_env.recordings.cache import Converted
+from dream_env.recordings.demos import Demos, Source
+from dream_env.recordings.replay import Replay
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec, Standardizer
 from dream_env.testing import tiny_demos, tiny_expert, tiny_world_model
 

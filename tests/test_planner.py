@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from dream_env.environments import make_environment
 from dream_env.errors import ConfigError
-from dream_env.experts import Expert, RandomExpert, make_expert
-from dream_env.planner import PlanningExpert
+from dream_env.experts.by_name import Expert, RandomExpert, make_expert
+from dream_env.experts.planner import PlanningExpert
+from dream_env.real.environments import make_environment
 
 
 class ToyEmulator:

@@ -15,7 +15,7 @@ from agents import pong_model, short_pong
 from stable_baselines3 import PPO
 
 from dream_env import Reward, checkpoint, cli
-from dream_env.encoded import save_encoded
+from dream_env.model.encoded import save_encoded
 from dream_env.testing import check_reward, tiny_expert
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,11 +15,11 @@ import torch
 from agents import linear_agent, pong_model, short_pong
 from breaking import Deadly, Line, Sick, Stillborn, Unmade
 
-from dream_env.demos import Demos, Source
 from dream_env.errors import ConfigError, TrainingError
-from dream_env.games import evaluate
-from dream_env.real_episodes import RealEpisodes
-from dream_env.replay import Replay
+from dream_env.playing.games import evaluate
+from dream_env.playing.real_episodes import RealEpisodes
+from dream_env.recordings.demos import Demos, Source
+from dream_env.recordings.replay import Replay
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
 
 CART = gymnasium.make("CartPole-v1").spec.to_json()
@@ -291,7 +291,7 @@ def test_workers_leave_when_their_parent_is_killed():
 
 
 def test_a_worker_needs_no_torch():
-    code = "import sys, dream_env.real_rooms; assert 'torch' not in sys.modules"
+    code = "import sys, dream_env.real.real_rooms; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

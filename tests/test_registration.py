@@ -10,10 +10,10 @@ import pytest
 
 from dream_env import checkpoint
 from dream_env.checkpoint import SHIPPED
-from dream_env.encoded import save_encoded
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
+from dream_env.dream.registration import ENVIRONMENTS, register_dreams
 from dream_env.errors import CheckpointError, ConfigError, EnvironmentMismatch
-from dream_env.registration import ENVIRONMENTS, register_dreams
+from dream_env.model.encoded import save_encoded
 from dream_env.testing import tiny_expert, tiny_world_model
 
 register_dreams()
@@ -58,8 +58,8 @@ def test_registering_twice_changes_nothing():
 
 def test_registering_imports_neither_torch_nor_a_game():
     code = (
-        "import sys, dream_env.registration as r; r.register_dreams();"
-        "assert not {'torch', 'ale_py', 'minari', 'stable_baselines3', 'dream_env.env'} & set(sys.modules)"
+        "import sys, dream_env.dream.registration as r; r.register_dreams();"
+        "assert not {'torch', 'ale_py', 'minari', 'stable_baselines3', 'dream_env.dream.env'} & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -16,10 +16,10 @@ import torch
 from gymnasium import spaces
 from recordings import DISCRETE, GRAY, buffers, record
 
-from dream_env.demos import Demos, Source
 from dream_env.errors import CheckpointError, DatasetError, SpaceError
-from dream_env.mixture import Mixture
-from dream_env.replay import Replay
+from dream_env.recordings.demos import Demos, Source
+from dream_env.recordings.mixture import Mixture
+from dream_env.recordings.replay import Replay
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
 
 ROBOT = spaces.Dict({"pixels": spaces.Box(0, 255, (20, 20, 3), np.uint8), "state": spaces.Box(-1, 1, (5,), np.float64)})
@@ -172,7 +172,7 @@ def test_what_a_kill_leaves_is_written_over(tmp_path, monkeypatch):
         def killed(*_):
             raise KeyboardInterrupt
 
-        patch.setattr("dream_env.replay.write_json", killed)  # everything but the last file is there
+        patch.setattr("dream_env.recordings.replay.write_json", killed)  # everything but the last file is there
         with pytest.raises(KeyboardInterrupt):
             replay.add(lost)
     opened = vector_replay(tmp_path / "a")
@@ -220,7 +220,7 @@ def test_a_full_disk_says_so_and_changes_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("dream_env.replay.write_episode", full)
+        patch.setattr("dream_env.recordings.replay.write_episode", full)
         with pytest.raises(DatasetError, match=r"No space left on device.*make room, and the same command goes on"):
             replay.add(vectors()[1])
     assert replay.num_episodes == vector_replay(tmp_path).num_episodes == 1
@@ -285,7 +285,7 @@ def test_a_damaged_folder_says_so(tmp_path):
 
 def test_a_thousand_episodes_need_no_more_open_files_than_one(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "dream_env.replay.write_episode", lambda *_: None
+        "dream_env.recordings.replay.write_episode", lambda *_: None
     )  # its own files are closed; it takes the time
     monkeypatch.setattr("os.fsync", lambda _: None)
     replay = vector_replay(tmp_path)

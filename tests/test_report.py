@@ -6,16 +6,16 @@ import pytest
 from agents import linear_agent, pong_model, short_pong
 from test_results import row
 
-from dream_env import results
 from dream_env.checkpoint import write_json
 from dream_env.errors import CheckpointError, ConfigError, DatasetError, SpaceError
-from dream_env.figures import fit_figure
-from dream_env.game_log import GameLog
-from dream_env.games import EpisodeResult
-from dream_env.report import report, results_table
-from dream_env.statistics import bootstrap_interval
+from dream_env.measuring import results
+from dream_env.measuring.statistics import bootstrap_interval
+from dream_env.measuring.video import agent_video, open_loop_video, write_video
+from dream_env.playing.game_log import GameLog
+from dream_env.playing.games import EpisodeResult
+from dream_env.showing.figures import fit_figure
+from dream_env.showing.report import report, results_table
 from dream_env.tiny import tiny_demos, tiny_world_model
-from dream_env.video import agent_video, open_loop_video, write_video
 
 FIT = """update,loss,unexplained/image,unexplained_moving/image,kl_prior,prior_entropy,open_loop_1/image,minutes
 50,200,0.95,0.99,1,35,,1

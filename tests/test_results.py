@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from dream_env import results
 from dream_env.errors import CheckpointError, ConfigError
-from dream_env.results import COLUMNS, Row
-from dream_env.tables import results_table, rich_table
+from dream_env.measuring import results
+from dream_env.measuring.results import COLUMNS, Row
+from dream_env.measuring.tables import results_table, rich_table
 
 ISSUE_COLUMNS = (
     "experiment environment dataset method learner n_expert preset seed episodes return_mean return_iqm normalized "

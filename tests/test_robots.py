@@ -12,14 +12,14 @@ import pytest
 from gymnasium.wrappers import AddRenderObservation
 from robots import _robots, pictures  # noqa: F401
 
-from dream_env.environments import environment_from_spec, make_environment, protocol, rendering_of
 from dream_env.errors import ConfigError, SpaceError
 from dream_env.filtering import LatentObservation, check_spaces
-from dream_env.robots import KITCHEN, ROBOTS, MujocoRendering, make_robot
+from dream_env.model.world_model import WorldModel
+from dream_env.real.environments import environment_from_spec, make_environment, protocol, rendering_of
+from dream_env.real.robots import KITCHEN, ROBOTS, MujocoRendering, make_robot
+from dream_env.real.success import SuccessTracker
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
-from dream_env.success import SuccessTracker
 from dream_env.tiny import tiny_world_model
-from dream_env.world_model import WorldModel
 
 pytestmark = pytest.mark.usefixtures("_robots")
 
@@ -161,7 +161,7 @@ def test_an_unknown_rendering_is_refused():
 @pytest.mark.parametrize("backend", ["osmesa-that-is-not-there", "off"])
 def test_no_opengl_says_what_to_set_and_to_install(backend):
     code = (
-        "import sys; from dream_env.environments import make_environment; from dream_env.errors import ConfigError\n"
+        "import sys; from dream_env.real.environments import make_environment; from dream_env.errors import ConfigError\n"
         "try:\n    make_environment('adroit-door', size=8)\n"
         "except ConfigError as error:\n    print(error); sys.stdout.flush(); import os; os._exit(3)"
     )
@@ -176,7 +176,10 @@ def test_no_opengl_says_what_to_set_and_to_install(backend):
 
 
 def test_without_a_screen_egl_is_chosen_but_nobodys_choice_is_changed():
-    code = "import os; from dream_env.robots import register_robots as r; r('AdroitHandDoor-v1'); print(os.environ['MUJOCO_GL'])"
+    code = (
+        "import os; from dream_env.real.robots import register_robots; register_robots('AdroitHandDoor-v1'); "
+        "print(os.environ['MUJOCO_GL'])"
+    )
     plain = {
         name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
     }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dream_env.latent import Latent
-from dream_env.rssm import RSSM, RSSMConfig
+from dream_env.model.rssm import RSSM, RSSMConfig
 
 TINY = RSSMConfig(deter=12, groups=3, classes=4, hidden=10)
 GAUSSIAN = replace(TINY, latent="gaussian", groups=6)

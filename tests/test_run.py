@@ -3,8 +3,8 @@
 import pytest
 
 from dream_env import run as module
-from dream_env.collect import CollectConfig
-from dream_env.evaluation import EvaluateStage
+from dream_env.collecting.collect import CollectConfig
+from dream_env.measuring.evaluation import EvaluateStage
 from dream_env.run import CLUMSY_SEED, RunConfig, run
 from dream_env.stages import FitStage, ImitateStage
 

@@ -5,9 +5,9 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
-from dream_env.sb3 import StandardizedReward, as_sb3
+from dream_env.learning.sb3 import StandardizedReward, as_sb3
 from dream_env.testing import tiny_expert, tiny_world_model
 
 

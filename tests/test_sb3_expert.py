@@ -14,13 +14,13 @@ from gymnasium import spaces
 from sb3_contrib import TRPO, RecurrentPPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from dream_env.environments import make_environment
+from dream_env.dream.sb3_view import AtariView
 from dream_env.errors import ConfigError
-from dream_env.experts import make_expert
-from dream_env.sb3_expert import SB3Expert, TrustedPolicy
-from dream_env.sb3_normalize import Normalizer
-from dream_env.sb3_view import AtariView
-from dream_env.sb3_weights import WeightsPolicy
+from dream_env.experts.by_name import make_expert
+from dream_env.experts.sb3_expert import SB3Expert, TrustedPolicy
+from dream_env.experts.sb3_weights import WeightsPolicy
+from dream_env.learning.sb3_normalize import Normalizer
+from dream_env.real.environments import make_environment
 
 WALKER = Path(__file__).parents[2] / "shared" / "data" / "experts" / "a2c-BipedalWalker-v3.zip"
 """An agent of gym's time from the RL Zoo; kept beside the checkout where there is one."""

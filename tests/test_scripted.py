@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dream_env.environments import make_environment
 from dream_env.errors import ConfigError
-from dream_env.paddle import PLANS, PaddleExpert
-from dream_env.scripted import ScriptedBreakout, ScriptedPong
+from dream_env.experts.paddle import PLANS, PaddleExpert
+from dream_env.experts.scripted import ScriptedBreakout, ScriptedPong
+from dream_env.real.environments import make_environment
 
 
 def play(expert: PaddleExpert, game: str, seed: int, steps: int) -> tuple[list[float], list[int]]:

@@ -11,10 +11,10 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.utils.env_checker import check_env
 
 from dream_env import checkpoint
-from dream_env.encoded import save_encoded
+from dream_env.dream.registration import register_dreams
+from dream_env.dream.single import SingleDream
 from dream_env.errors import ConfigError
-from dream_env.registration import register_dreams
-from dream_env.single import SingleDream
+from dream_env.model.encoded import save_encoded
 from dream_env.testing import tiny_expert, tiny_world_model
 
 register_dreams()

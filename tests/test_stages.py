@@ -14,14 +14,14 @@ from small_datasets import record_squares, tiny_fit
 from dream_env import checkpoint, stages
 from dream_env.agent import load_agent
 from dream_env.checkpoint import Store, read_json, read_tensors
-from dream_env.encoded import load_encoded
 from dream_env.errors import CheckpointError, ConfigError, DatasetError, PluginError, SpaceError
-from dream_env.fitting import FitConfig
+from dream_env.model.encoded import load_encoded
+from dream_env.model.fitting import FitConfig
+from dream_env.model.world_model import WorldModelConfig
 from dream_env.plugin import load_learner, load_reward
 from dream_env.run_folder import MetricsLog, read_metrics
 from dream_env.spaces import ObservationConfig
 from dream_env.stages import FitStage, ImitateStage, fit_stage, imitate_stage
-from dream_env.world_model import WorldModelConfig
 
 OUT = Path("out")
 
@@ -142,7 +142,7 @@ def test_a_stop_between_training_and_the_last_file_costs_no_training(squares, tm
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "wm")
     with monkeypatch.context() as patch:
-        patch.setattr("dream_env.world_model.WorldModel.loss", never)
+        patch.setattr("dream_env.model.world_model.WorldModel.loss", never)
         fit(tmp_path / "wm")
     assert_equal_tensors(tmp_path / "wm" / "weights.safetensors", squares / "wm" / "weights.safetensors")
     assert numbers(tmp_path / "wm" / "metrics.csv") == numbers(squares / "wm" / "metrics.csv")
@@ -248,7 +248,7 @@ def test_imitate_leaves_an_agent_and_its_curves(squares, agent):
 
 
 def test_a_second_call_of_imitate_returns_at_once(squares, agent, monkeypatch):
-    monkeypatch.setattr("dream_env.on_policy.OnPolicyLearner.learn", never)
+    monkeypatch.setattr("dream_env.learning.on_policy.OnPolicyLearner.learn", never)
     assert imitate(squares / "wm", agent) == agent
 
 

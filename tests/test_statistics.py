@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dream_env.errors import ConfigError
-from dream_env.statistics import (
+from dream_env.measuring.statistics import (
     bootstrap_interval,
     interval_over_runs,
     iqm,

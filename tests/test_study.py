@@ -9,11 +9,12 @@ import pytest
 from test_curves import POINT
 from test_results import row
 
-from dream_env import cli, curves, results
+from dream_env import cli
 from dream_env.errors import ConfigError
-from dream_env.statistics import interval_over_runs, iqm
-from dream_env.study import Study, score
-from dream_env.study_report import correlations, study_report
+from dream_env.measuring import curves, results
+from dream_env.measuring.statistics import interval_over_runs, iqm
+from dream_env.measuring.study import Study, score
+from dream_env.showing.study_report import correlations, study_report
 
 
 def trained(name, level, *, seed=0, demos=15, horizon=15, environment="ALE/Pong-v5", **options):

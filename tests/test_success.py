@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 import pytest
 
-from dream_env.success import STEPS_OF_SUCCESS, SuccessTracker
+from dream_env.real.success import STEPS_OF_SUCCESS, SuccessTracker
 
 
 class Named(gymnasium.Env[Any, Any]):

@@ -7,10 +7,10 @@ import torch
 from small_datasets import record_squares, tiny_fit
 
 from dream_env.checkpoint import Store, read_tensors
+from dream_env.learning.tail import Tail, tail
 from dream_env.plugin import load_learner
 from dream_env.run_folder import MetricsLog
 from dream_env.stages import ImitateStage, fit_stage, imitate_stage
-from dream_env.tail import Tail, tail
 
 
 @pytest.fixture(scope="module")

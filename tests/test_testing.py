@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import PluginError
 from dream_env.plugin import Learner, Policy, Reward, available
 from dream_env.testing import check_dream_env, check_learner, check_reward, tiny_demos, tiny_expert, tiny_world_model

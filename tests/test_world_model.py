@@ -5,11 +5,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dream_env.demos import Batch, Source
 from dream_env.errors import SpaceError
-from dream_env.rssm import RSSMConfig
+from dream_env.model.rssm import RSSMConfig
+from dream_env.model.world_model import WorldModel, WorldModelConfig
+from dream_env.recordings.demos import Batch, Source
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
-from dream_env.world_model import WorldModel, WorldModelConfig
 
 TINY = WorldModelConfig(rssm=RSSMConfig(deter=16, groups=4, classes=4, hidden=16), depth=2, width=16, layers=1)
 GRAY = spaces.Box(0, 255, (64, 64), np.uint8)

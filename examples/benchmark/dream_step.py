@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from speed_rows import SpeedRow, append
 
-from dream_env.env import DreamEnv
+from dream_env.dream.env import DreamEnv
+from dream_env.model.world_model import WorldModelConfig
 from dream_env.testing import tiny_expert, tiny_world_model
-from dream_env.world_model import WorldModelConfig
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DREAM_ENV_CACHE"] = f"{folder}/cache"  # a fresh one: converting counts too
-        from dream_env.demos import Demos
+        from dream_env.recordings.demos import Demos
         from dream_env.stages import FitStage, fit_stage
 
         peak = PeakAnonymous()

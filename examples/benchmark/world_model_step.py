@@ -26,12 +26,12 @@ from speed_rows import SpeedRow, append
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dream_env.demos import Batch, Source
-from dream_env.fitting import FitConfig
 from dream_env.functional import kl_categorical
-from dream_env.rssm import RSSMConfig
+from dream_env.model.fitting import FitConfig
+from dream_env.model.rssm import RSSMConfig
+from dream_env.model.world_model import Precision, WorldModel, WorldModelConfig
+from dream_env.recordings.demos import Batch, Source
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
-from dream_env.world_model import Precision, WorldModel, WorldModelConfig
 
 ACTIONS = 6
 BATCH, LENGTH = 16, 32

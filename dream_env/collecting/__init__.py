@@ -1,0 +1,1 @@
+"""Making recordings: an expert plays, or files of another format are converted."""

@@ -1,0 +1,1 @@
+"""The world model as a Gymnasium environment."""

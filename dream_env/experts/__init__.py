@@ -1,0 +1,1 @@
+"""Who can be recorded: scripts, planners, policies of others, recordings played again."""

@@ -1,0 +1,1 @@
+"""How good an agent is: real returns, distance to the expert, result files, their statistics, tables and films."""

@@ -1,0 +1,313 @@
+"""Evaluation: real returns of an agent beside random actions and the expert, and the result rows they become.
+
+The parts are in ``games`` (episodes of the real environment), ``closeness`` (distance to the expert inside the dream),
+``selection`` (a policy chosen by that distance) and ``statistics``; this is the door to them, and the stage that
+``dream-env evaluate`` runs.
+"""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from rich.console import Console
+from tyro.conf import Positional
+
+from dream_env.agent import Agent, load_agent, load_policy, world_model_of
+from dream_env.checkpoint import config_to_json, model_folder, read_json
+from dream_env.errors import CheckpointError, ConfigError, PluginError
+from dream_env.learning.tail import tail
+from dream_env.measuring import results
+from dream_env.measuring.closeness import action_agreement as action_agreement
+from dream_env.measuring.closeness import latent_distance as latent_distance
+from dream_env.measuring.closeness import reward_by_step as reward_by_step
+from dream_env.measuring.results import Row
+from dream_env.measuring.selection import SELECT, Select, select_snapshot, snapshots
+from dream_env.measuring.statistics import bootstrap_interval as bootstrap_interval
+from dream_env.measuring.statistics import iqm as iqm
+from dream_env.measuring.statistics import normalized_score as normalized_score
+from dream_env.measuring.statistics import summarize as summarize
+from dream_env.measuring.tables import rich_table
+from dream_env.measuring.video import agent_video
+from dream_env.model.encoded import load_encoded
+from dream_env.model.world_model import WorldModelConfig
+from dream_env.playing.game_log import GameLog
+from dream_env.playing.games import Actor, MakeEnvironment, RandomActor
+from dream_env.playing.games import EpisodeResult as EpisodeResult
+from dream_env.playing.games import evaluate as evaluate
+from dream_env.playing.real_environment import environment_of as environment_of
+from dream_env.playing.real_environment import signature
+from dream_env.plugin import available, find
+from dream_env.real.environments import protocol
+from dream_env.real.robots import Rendering
+
+SNAPSHOT_SEED = 1_000
+"""How far from the evaluation's seeds those of the snapshots' games lie."""
+
+
+@dataclass(frozen=True)
+class EvaluateStage:
+    """Play the real environment with an agent and with random actions; write rows, a table and a video."""
+
+    agent: Positional[Path]
+    """Folder of the agent."""
+    episodes: int = 20
+    """Episodes for each row of the table."""
+    seed: int = 10_000
+    """Seed of the first of them; episode i has seed + i."""
+    snapshot_episodes: int = 4
+    """Episodes, with sampled actions, for each policy kept on the way: the real return through training; 0 for none."""
+    tail_episodes: int = 0
+    """Episodes, with sampled actions, for each of the last policies (imitate --tail), all in one further row; 0 for none.
+    Policy k plays the seeds from seed + k · tail_episodes on."""
+    select: Select = "last"
+    """Play, beside the last policy and in the same games, the one kept on the way that has the least latent distance or
+    the greatest action agreement (of continuous actions, whose agreement is a squared error, the least). Both are
+    measured in the dream; no policy is ever chosen by its real return."""
+    parallel: int = 32
+    """Most environments at once."""
+    environment: str = ""
+    """Play this one, by short name or Gymnasium id, instead of the one that was recorded: for recordings that do not say,
+    or not how a robot's pictures were rendered."""
+    rendering: Rendering | None = None
+    """Pictures of a robot named with --environment: fast unless given; it must be what the recordings show."""
+    video: bool = True
+    """Leave agent.mp4, one more episode."""
+    experiment: str = ""
+    """Name of the rows; the name of the run's folder unless given."""
+    results: Path | None = None
+    """Append the rows to this file as well."""
+    device: str = "cpu"
+    """Where to run world model and policy: cpu, cuda, cuda:1 …"""
+
+
+def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
+    """Leave ``evaluation.csv episodes.csv agent.mp4`` in the agent's folder; nothing is played twice."""
+    agent = load_agent(stage.agent, device=stage.device)
+    make = _environment(stage, agent)
+    example = make()
+    facts, spec_id = protocol(example), example.spec.id if example.spec else ""
+    log = GameLog(stage.agent / "episodes.csv", environment=signature(example))
+    example.close()
+    length = _typical_length(stage.agent)
+    selected = _select(stage, agent)
+    last = _tail(stage)
+
+    def play(
+        name: str, actor: Actor, episodes: int, *, deterministic: bool = False, steps: int = -1, skip: int = 0
+    ) -> list[EpisodeResult]:
+        # Policies on the way play other games than those that results are made of.
+        first = stage.seed + skip if steps < 0 else stage.seed + SNAPSHOT_SEED
+        wanted = range(first, first + episodes)
+        log_key = (name, steps, deterministic)
+        missing = [seed for seed in wanted if seed not in log.played(*log_key)]
+        if missing:
+            evaluate(
+                actor, make, seeds=missing, deterministic=deterministic, parallel=stage.parallel, progress=progress,
+                name=f"{name} {'argmax' if deterministic else 'sampled'}", expected_length=length,
+                on_episode=partial(log.add, *log_key),
+            )  # fmt: skip
+        played = log.played(*log_key)
+        return [played[seed] for seed in wanted]
+
+    random = RandomActor(agent.world_model.action_spec.space, seed=stage.seed)
+    games = {
+        ("random", False): play("random", random, stage.episodes),
+        ("agent", False): play("agent", agent, stage.episodes),
+        ("agent", True): play("agent", agent, stage.episodes, deterministic=True),
+    }
+    title = f"{spec_id}, {stage.agent}"
+    if selected is not None:
+        steps, policy = selected
+        title += f"; by {stage.select}: the policy after {steps:,} steps"
+        for deterministic in (False, True):
+            name = f"after {steps:,} steps"
+            games["selected", deterministic] = play(name, policy, stage.episodes, deterministic=deterministic)
+    if last:
+        games["tail", False] = [
+            game
+            for k, (steps, path) in enumerate(last.items())
+            for game in play(
+                f"tail, after {steps:,} steps", _with_weights(stage, agent, path), stage.tail_episodes,
+                skip=k * stage.tail_episodes,
+            )
+        ]  # fmt: skip
+    rows = _rows(stage, agent, games, facts)
+    results.write(stage.agent / "evaluation.csv", rows)
+    if stage.results is not None:
+        results.append(stage.results, rows)
+    if stage.snapshot_episodes:
+        for steps, path in snapshots(stage.agent).items():
+            snapshot = _with_weights(stage, agent, path)
+            play(f"after {steps:,} steps", snapshot, stage.snapshot_episodes, steps=steps)
+    if stage.video and not (stage.agent / "agent.mp4").is_file():
+        environment = _environment(stage, agent, render=True)()
+        try:
+            agent_video(agent, environment, stage.agent / "agent.mp4", seed=stage.seed)
+        except gymnasium.error.DependencyNotInstalled as error:  # pygame, of the classic-control environments
+            Console().print(f"no agent.mp4: {error}")
+        environment.close()
+    if progress:
+        Console().print(rich_table(rows, title=title))
+    return stage.agent
+
+
+def _select(stage: EvaluateStage, agent: Agent) -> tuple[int, Agent] | None:
+    if stage.select == SELECT[0]:
+        return None
+    less = stage.select != "action_agreement" or not agent.world_model.action_spec.discrete
+    steps, path = select_snapshot(stage.agent, stage.select, less=less)
+    return steps, _with_weights(stage, agent, path)
+
+
+def _tail(stage: EvaluateStage) -> dict[int, Path]:
+    if not stage.tail_episodes:
+        return {}
+    kept = tail(stage.agent)
+    if not kept:
+        raise ConfigError(
+            f"{stage.agent} holds no last policies (tail/*.safetensors) to play; imitate with --tail 10, or evaluate "
+            f"without --tail-episodes"
+        )
+    return kept
+
+
+def _with_weights(stage: EvaluateStage, agent: Agent, path: Path) -> Agent:
+    """The agent with another policy of its training."""
+    policy = load_policy(stage.agent, path, stage.device)
+    return Agent(agent.world_model, policy, sample=agent.filter.sample)
+
+
+def _environment(stage: EvaluateStage, agent: Agent, *, render: bool = False) -> MakeEnvironment:
+    return environment_of(agent.world_model, environment=stage.environment, rendering=stage.rendering, render=render)
+
+
+# ----------------------------------------------------------------------------------------------------------- rows
+
+
+Games = dict[tuple[str, bool], list[EpisodeResult]]
+
+
+def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any]) -> list[Row]:
+    meta, run = read_json(stage.agent / "meta.json"), _read_if_there(stage.agent / "run.json")
+    wm_folder = model_folder(world_model_of(stage.agent))
+    wm_meta = read_json(wm_folder / "meta.json")
+    expert = [float(x) for x in wm_meta.get("expert_returns", [])]
+    source = agent.world_model.source
+    numbers_of = {key: _numbers(played, stage.seed) for key, played in games.items()}
+    if expert:
+        known = {name: source.protocol.get(name) for name in ("success", "tasks")}
+        numbers_of["expert", False] = {**_returns(expert), **known, "eval_seed": 0}
+    low = numbers_of["random", False]["return_mean"]
+    high = numbers_of["expert", False]["return_mean"] if expert else float("nan")
+    shared: dict[str, Any] = {
+        "experiment": stage.experiment or stage.agent.resolve().parent.name,
+        "environment": facts["environment"], "dataset": source.dataset, "protocol": json.dumps(facts, sort_keys=True),
+        "command": _command(), "commit": meta.get("commit", ""),
+    }  # fmt: skip
+    reward, learner = meta.get("reward", {}), meta.get("options", {})
+    rewarded = _follows_reward(learner)
+    trained: dict[str, Any] = {
+        "method": _reward_name(reward) if rewarded else _learner_name(learner),
+        "learner": _learner_name(learner) if rewarded else "",
+        "warm_start": str(learner.get("warm_start", "")),
+        "options": _changed_options(*([reward] if rewarded else []), learner),
+        "n_expert": int(meta.get("demos", 0)), "horizon": int(run.get("horizon", 15)),
+        "preset": preset_of(agent.world_model.config), "seed": int(run.get("seed", 0)),
+        "wall_minutes": float(wm_meta.get("minutes", 0.0)) + float(meta.get("minutes", 0.0)),
+    }  # fmt: skip
+    options = json.loads(trained["options"] or "{}")
+    last = len(games.get(("tail", False), ())) // max(1, stage.tail_episodes)
+    kinds = {"agent": trained} | {
+        name: {**trained, "options": json.dumps(options | more, sort_keys=True)}
+        for name, more in (("selected", {"select": stage.select}), ("tail", {"tail": last}))
+    }
+    rows = []
+    for (name, deterministic), numbers in numbers_of.items():
+        normalized = normalized_score(numbers["return_mean"], low, high)
+        kind = kinds.get(name, {"method": name})
+        rows.append(Row(**shared, **numbers, **kind, deterministic=deterministic, normalized=normalized))
+    order = ("random", "expert")
+    return sorted(rows, key=lambda row: order.index(row.method) if row.method in order else len(order))
+
+
+def _numbers(games: list[EpisodeResult], first_seed: int) -> dict[str, Any]:
+    numbers = _returns([game.return_ for game in games])
+    successes, tasks = [game.success for game in games], [game.tasks for game in games]
+    return {**numbers, "success": _mean(successes), "tasks": _mean(tasks), "eval_seed": first_seed}
+
+
+def _returns(returns: list[float]) -> dict[str, Any]:
+    summary = summarize(returns)
+    return {
+        "episodes": summary.episodes, "return_mean": summary.mean, "return_iqm": summary.iqm, "return_low": summary.low,
+        "return_high": summary.high, "returns": tuple(returns),
+    }  # fmt: skip
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None if the environment did not say it of every episode."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def preset_of(config: WorldModelConfig) -> str:
+    """small, paper, or custom for a changed one; the arithmetic it was trained in does not count."""
+    for name, preset in (("small", WorldModelConfig.small()), ("paper", WorldModelConfig.paper())):
+        if asdict(config) | {"precision": ""} == asdict(preset) | {"precision": ""}:
+            return name
+    return "custom"
+
+
+def _reward_name(identity: dict[str, Any]) -> str:
+    if not identity:
+        return "unknown"
+    try:
+        return str(find("rewards", identity["class"]).name)
+    except PluginError:  # a class that only the training script had
+        return str(identity["class"].rpartition(":")[2]).lower()
+
+
+def _follows_reward(identity: dict[str, Any]) -> bool:
+    try:
+        return bool(find("learners", identity["class"]).follows_reward) if identity else True
+    except (PluginError, AttributeError):
+        return True
+
+
+def _learner_name(identity: dict[str, Any]) -> str:
+    if not identity:
+        return "unknown"
+    names = [name for name, where in available("learners").items() if where.split(" ")[0] == identity["class"]]
+    return names[0] if names else str(identity.get("algorithm", identity["class"]))
+
+
+def _changed_options(*identities: dict[str, Any]) -> str:
+    changed: dict[str, Any] = {}
+    for identity in filter(None, identities):
+        try:
+            default = json.loads(json.dumps(config_to_json(find("rewards", identity["class"])()), default=str))
+        except (PluginError, TypeError):
+            default = {}
+        given = {name: value for name, value in identity.items() if name not in ("class", "warm_start")}
+        changed |= {name: value for name, value in given.items() if default.get(name) != value}
+    return json.dumps(changed, sort_keys=True) if changed else ""
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def _typical_length(agent_folder: Path) -> float | None:
+    try:
+        return float(load_encoded(model_folder(world_model_of(agent_folder)), "held_out").lengths.float().mean())
+    except CheckpointError:  # no demonstrations beside the model: the bar does without a guess
+        return None

@@ -1,0 +1,134 @@
+"""Result rows as tables: on the terminal after an evaluation, in a run's report, in the README."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from dream_env.measuring import results
+from dream_env.measuring.results import Row
+from dream_env.measuring.statistics import interval_over_runs, iqm
+
+HEAD = ("policy", "actions", "episodes", "mean", "IQM", "95 % interval", "normalized")
+
+
+def cells(row: Row, *, successes: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """One line of the final table; ``successes`` as ``success_columns`` gave them."""
+    return (
+        policy_name(row), actions_name(row), str(row.episodes), number(row.return_mean), number(row.return_iqm),
+        interval(row.return_low, row.return_high), number(row.normalized, 2),
+        *(optional(getattr(row, name)) for name in successes),
+    )  # fmt: skip
+
+
+def success_columns(rows: Iterable[Row]) -> tuple[str, ...]:
+    """``success`` and ``tasks``, as far as any of the rows has them: most environments know neither."""
+    rows = list(rows)
+    return tuple(name for name in ("success", "tasks") if any(getattr(row, name) is not None for row in rows))
+
+
+def policy_name(row: Row) -> str:
+    """What acted, as ``ditto + ppo from bc``; chosen among the policies kept on the way, with `` by latent_distance``; the
+    policies after the last updates, with ``, last 10``."""
+    name = f"{row.method} + {row.learner}" if row.learner else row.method
+    name += f" from {row.warm_start}" if row.warm_start not in ("", "none") else ""
+    return name + (f" by {row.select}" if row.select else "") + (f", last {row.tail}" if row.tail else "")
+
+
+def actions_name(row: Row) -> str:
+    """How it chose its actions."""
+    if row.method == "expert":
+        return "recorded"
+    return "argmax" if row.deterministic else "sampled"
+
+
+def number(value: float, digits: int = 1) -> str:
+    """With a real minus sign. One decimal of a return is finer than any of these intervals."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def optional(value: float | None) -> str:
+    """Two decimals; nothing where nothing is known."""
+    return "" if value is None else number(value, 2)
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """``low … high``."""
+    return f"{number(low, digits)} … {number(high, digits)}"
+
+
+def rich_table(rows: Iterable[Row], title: str = "") -> Table:
+    """The final table for a terminal."""
+    # As narrow as it gets: a terminal of 80 columns shows it whole, the longest names on two lines.
+    table = Table(title=title or None, box=box.SIMPLE, padding=0)
+    rows = list(rows)
+    successes = success_columns(rows)
+    for i, name in enumerate((*HEAD, *successes)):
+        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i > 0)
+    for row in rows:
+        table.add_row(*cells(row, successes=successes))
+    return table
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], *, text_columns: int = 2) -> str:
+    """A Markdown table; the first columns to the left, numbers to the right."""
+    rule = ["---" if i < text_columns else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def results_table(paths: Iterable[str | Path]) -> str:
+    """Result files as one Markdown table: a line for each way to act, over all training seeds.
+
+    *mean*: of the seeds' mean returns; *IQM*: over the episodes of all seeds together. The interval resamples training
+    seeds and, in each, episodes (2000 times): with one seed it speaks of episodes only.
+    """
+    return rows_table([row for path in paths for row in results.read(Path(path))])
+
+
+def rows_table(rows: Iterable[Row]) -> str:
+    """The same of rows that are at hand."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        key: tuple[Any, ...] = (row.environment, row.method, row.deterministic)
+        if row.trained:
+            key += (row.learner, row.warm_start, row.options, row.preset, row.n_expert, row.horizon)
+        same = groups.setdefault(key, [])
+        if not any(same_games(row, other) for other in same):
+            same.append(row)
+    order = {"random": 0, "expert": 1}
+    successes = success_columns(row for rows in groups.values() for row in rows)
+    lines = [_group_line(rows, successes) for rows in sorted(
+        groups.values(), key=lambda rows: (rows[0].environment, order.get(rows[0].method, 2))
+    )]  # fmt: skip
+    head = ("environment", *HEAD[:2], "demos", "seeds", *HEAD[2:], *successes, "minutes")
+    return markdown(head, lines, text_columns=3)
+
+
+def same_games(row: Row, other: Row) -> bool:
+    """Whether two rows of one group are the same episodes written down twice."""
+    # Every run plays the same random games; an agent evaluated twice, once with --select, is still one training seed.
+    same_run = (row.experiment, row.seed) == (other.experiment, other.seed)
+    return row.returns == other.returns and (same_run and bool(row.returns) if row.trained else True)
+
+
+def _group_line(rows: Sequence[Row], successes: tuple[str, ...]) -> tuple[str, ...]:
+    first = rows[0]
+    runs = [np.asarray(row.returns or (row.return_iqm,), dtype=np.float64) for row in rows]
+    low, high = interval_over_runs(runs)
+    minutes = np.mean([row.wall_minutes for row in rows])
+    return (
+        first.environment, policy_name(first), actions_name(first), str(first.n_expert or "") if first.trained else "",
+        str(len(rows)) if first.trained else "",
+        str(sum(row.episodes for row in rows)), number(float(np.mean([row.return_mean for row in rows]))),
+        number(float(iqm(np.concatenate(runs)))), interval(low, high),
+        number(float(np.mean([row.normalized for row in rows])), 2),
+        *(optional(_mean_over(rows, name)) for name in successes), f"{minutes:.0f}" if minutes else "",
+    )  # fmt: skip
+
+
+def _mean_over(rows: Sequence[Row], name: str) -> float | None:
+    values = [getattr(row, name) for row in rows if getattr(row, name) is not None]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,1 @@
+"""Whole episodes of the real environment."""

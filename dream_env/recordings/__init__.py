@@ -1,0 +1,1 @@
+"""Recordings on disk: found, converted, sampled; written, and kept while a learner plays."""

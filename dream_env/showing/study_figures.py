@@ -1,0 +1,115 @@
+"""Figures of a study of many runs: return by expert episodes and by horizon, and curves through training."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from dream_env.measuring.curves import Point
+from dream_env.measuring.statistics import Correlation
+from dream_env.measuring.study import Lines, score
+from dream_env.showing.drawing import COLOURS, GREEN, GREY, finish, panels, save, x_axis
+
+Levels = Mapping[str, float]
+Looks = Mapping[str, Mapping[str, Any]]
+
+METRICS = {"latent_distance": "latent distance", "action_agreement": "action agreement", "return_mean": "real return"}
+"""Column of the curves → what a panel of it is called."""
+_MARKERS = "os^Dv*Xp<>"
+
+
+def looks(names: Iterable[str]) -> Looks:
+    """A colour, a marker and a dash for each line, the same in every figure of a study."""
+    return {
+        name: {
+            "color": COLOURS[i % len(COLOURS)], "marker": _MARKERS[i % len(_MARKERS)],
+            "linestyle": ("-", "--", ":")[i // len(COLOURS) % 3],
+        }
+        for i, name in enumerate(dict.fromkeys(names))
+    }  # fmt: skip
+
+
+def score_figure(
+    by_environment: Mapping[str, Lines], look: Looks, levels: Mapping[str, Levels], x: str, path: Path
+) -> Path:
+    """IQM of the real return over x, a panel an environment; bars are 95 % intervals over training seeds and episodes."""
+    figure, axes = panels(min(3, len(by_environment)), -(-len(by_environment) // 3))
+    for panel, (environment, lines) in zip(axes, by_environment.items(), strict=False):
+        ticks = sorted({at for line in lines.values() for at in line})
+        for i, (name, line) in enumerate(lines.items()):
+            at = sorted(line)
+            scores = [score(line[value]) for value in at]
+            # A little to the side of one another: bars that lie on one another cannot be read.
+            side = 1.0 + 0.02 * (i - (len(lines) - 1) / 2)
+            middle = np.array([s.iqm for s in scores])
+            bars = np.abs(np.array([[s.low, s.high] for s in scores]).T - middle)
+            style = {"linewidth": 1.2, "markersize": 4, "capsize": 2, "elinewidth": 0.8, **look[name]}
+            panel.errorbar(np.array(at) * side, middle, bars, label=name, **style)
+        _levels(panel, levels.get(environment, {}))
+        panel.set_xscale("log")
+        panel.set_xlim(0.75 * ticks[0], ticks[-1] / 0.75)
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xlabel(x, fontsize=9)
+        finish(panel, environment, "real return, IQM")
+    for panel in axes[len(by_environment) :]:
+        panel.set_visible(False)
+    return save(_with_legend(figure, axes), path)
+
+
+def training_figure(
+    points: Sequence[Point], look: Looks, levels: Levels, found: Mapping[str, Correlation], title: str, path: Path
+) -> Path:
+    """Latent distance, action agreement and real return through training; a line a method, its mean over training seeds.
+
+    Bands are ± one standard error. Above the metrics, their rank correlation with the real return over all the policies.
+    """
+    figure, axes = panels(len(METRICS), 1)
+    for panel, (column, text) in zip(axes, METRICS.items(), strict=True):
+        for name in dict.fromkeys(point.method for point in points):
+            at, mean, error = _mean_curve([point for point in points if point.method == name], column)
+            if len(at):
+                style = {"linewidth": 1.2, "markersize": 3, **look[name]}
+                panel.plot(at, mean, label=name, **style)
+                panel.fill_between(at, mean - error, mean + error, color=look[name]["color"], alpha=0.15, linewidth=0)
+        c = found.get(column)
+        head = f"Spearman with the return {c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−") if c else title
+        if column == "return_mean":
+            _levels(panel, levels)
+        x_axis(panel, "steps")
+        finish(panel, head, text)
+    return save(_with_legend(figure, axes), path)
+
+
+def _mean_curve(points: Sequence[Point], column: str) -> tuple[Any, Any, Any]:
+    values: dict[int, list[float]] = {}
+    for point in points:
+        value = getattr(point, column)
+        if value is not None:
+            values.setdefault(point.steps, []).append(value)
+    at = sorted(values)
+    mean = np.array([np.mean(values[step]) for step in at])
+    error = np.array([np.std(values[step]) / np.sqrt(len(values[step])) for step in at])
+    return at, mean, error
+
+
+def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
+    """One legend for all panels, beside them: there are too many lines for one inside."""
+    named: dict[str, Any] = {}
+    for panel in axes:
+        handles, names = panel.get_legend_handles_labels()
+        named |= dict(zip(names, handles, strict=True))
+        if (legend := panel.get_legend()) is not None:
+            legend.remove()
+    figure.legend(list(named.values()), list(named.keys()), loc="outside right center", fontsize=8, frameon=False)
+    return figure
+
+
+def _levels(panel: Axes, levels: Levels) -> None:
+    for name, colour in (("expert", GREEN), ("random", GREY)):
+        if name in levels:
+            panel.axhline(levels[name], color=colour, linewidth=1.0, linestyle="--", label=f"{name}, mean")
