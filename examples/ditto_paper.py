@@ -11,17 +11,13 @@ starts one on this machine), a CPU a cell and, with ``--device cuda``, a GPU. Al
 result file, and the folders of ``$MINARI_DATASETS_PATH`` and ``$DREAM_ENV_CACHE`` under the same names.
 """
 
-import os
 import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import tyro
+from runner import Engine, run, spread
 
 from dream_env.checkpoint import write_file
 from dream_env.errors import ConfigError, nearest
@@ -120,7 +116,7 @@ class Grid:
     """File the rows are added to."""
     workers: int = 2
     """Cells at a time, one thread each; on a Ray cluster its CPUs and GPUs decide."""
-    engine: Literal["processes", "ray"] = "processes"
+    engine: Engine = "processes"
     """Where the cells run: this machine, or a Ray cluster."""
     device: str = "cpu"
     """Where to train."""
@@ -150,7 +146,8 @@ def main(grid: Grid) -> None:
     for game in grid.games:
         _collect(grid, game)
     models = [(game, seed) for game in grid.games for seed in grid.seeds]
-    _spread(grid, [lambda game=game, seed=seed: _fit(grid, game, seed) for game, seed in models])
+    options: dict[str, Any] = {"workers": grid.workers, "engine": grid.engine, "device": grid.device}
+    spread([lambda game=game, seed=seed: _fit(grid, game, seed) for game, seed in models], **options)
     cells = [
         Cell(game, method, demos, seed)
         for seed in grid.seeds  # a whole comparison first, then the next seed's
@@ -158,7 +155,7 @@ def main(grid: Grid) -> None:
         for demos in grid.demos
         for method in grid.methods
     ]
-    _spread(grid, [lambda cell=cell: _imitate(grid, cell) for cell in cells])
+    spread([lambda cell=cell: _imitate(grid, cell) for cell in cells], **options)
 
 
 def _collect(grid: Grid, game: str) -> None:
@@ -169,11 +166,11 @@ def _collect(grid: Grid, game: str) -> None:
     options += ["--max-steps", str(grid.max_steps)] if grid.max_steps else []
     lapses = ["--explore", str(defaults.explore), "--noise", str(defaults.noise), "--lapse"]
     dataset = grid.dataset.format(game=game)
-    _run(["collect", game, "--dataset", dataset, *options, *(lapses if grid.expert == "scripted" else []),
+    run(["collect", game, "--dataset", dataset, *options, *(lapses if grid.expert == "scripted" else []),
           *([str(defaults.lapse)] if grid.expert == "scripted" else [])])  # fmt: skip
     if grid.expert == "scripted":
         options[3] = str(defaults.clumsy)
-        _run(["collect", game, "--dataset", clumsy_dataset(dataset), *options, *lapses, str(defaults.clumsy_lapse),
+        run(["collect", game, "--dataset", clumsy_dataset(dataset), *options, *lapses, str(defaults.clumsy_lapse),
               "--seed", str(CLUMSY_SEED)])  # fmt: skip
 
 
@@ -182,7 +179,7 @@ def _fit(grid: Grid, game: str, seed: int) -> None:
     words = ["fit", dataset, "--out", str(_model(grid, game, seed)), "--preset", grid.preset, "--seed", str(seed)]
     words += ["--also", clumsy_dataset(dataset)] if grid.expert == "scripted" else []
     words += ["--updates", str(grid.updates)] if grid.updates else []
-    _run([*words, *_observation(grid, game), *shlex.split(grid.fit), "--device", grid.device])
+    run([*words, *_observation(grid, game), *shlex.split(grid.fit), "--device", grid.device])
 
 
 def _observation(grid: Grid, game: str) -> list[str]:
@@ -202,12 +199,12 @@ def _imitate(grid: Grid, cell: Cell) -> None:
     folder = cell.folder(grid)
     if (folder / "done").is_file():
         return
-    _run([
+    run([
         "imitate", str(_model(grid, cell.game, cell.seed)), "--out", str(folder), "--seed", str(cell.seed),
         "--demos", str(cell.demos), "--steps", str(grid.steps), "--snapshots", str(grid.snapshots),
         "--tail", str(grid.tail), "--device", grid.device, *METHODS[cell.method],
     ])  # fmt: skip
-    _run([
+    run([
         "evaluate", str(folder), "--episodes", str(grid.episodes), "--seed", str(grid.eval_seed), "--no-video",
         "--snapshot-episodes", str(grid.snapshot_episodes), "--device", grid.device,
         "--experiment", f"ditto-paper/{cell.method}", "--results", str(grid.results),
@@ -220,49 +217,6 @@ def _imitate(grid: Grid, cell: Cell) -> None:
     )
     curves.append(curves.beside(grid.results), points)
     write_file(folder / "done", "")
-
-
-def _run(words: Sequence[str]) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    program = str(Path(sys.executable).with_name("dream-env"))
-    done = subprocess.run([program, *words], env=environment, capture_output=True, text=True, check=False)
-    print(f"{'ok    ' if done.returncode == 0 else 'FAILED'} dream-env {' '.join(words)}", flush=True)
-    if done.returncode:
-        raise RuntimeError(f"dream-env {words[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-
-
-def _spread(grid: Grid, jobs: Sequence[Callable[[], None]]) -> None:
-    """All jobs, ``workers`` at a time; a job that fails is told of at the end and stops none of the others."""
-    failures = []
-    if grid.engine == "ray":
-        for one in _on_ray(grid, jobs):
-            try:
-                one()
-            except Exception as error:  # any failure of a cell, told below
-                failures.append(str(error))
-    else:
-        with ThreadPoolExecutor(grid.workers) as pool:
-            for future in as_completed([pool.submit(job) for job in jobs]):
-                if (error := future.exception()) is not None:
-                    failures.append(str(error))
-    if failures:
-        raise SystemExit(
-            f"{len(failures)} of {len(jobs)} runs failed; the same command tries them again:\n" + failures[0]
-        )
-
-
-def _on_ray(grid: Grid, jobs: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
-    """Start all jobs on the cluster; what comes back waits for one of them each."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("--engine ray needs Ray: pip install ray") from error
-    if not ray.is_initialized():
-        told = ("MINARI_DATASETS_PATH", "DREAM_ENV_CACHE")  # other machines do not have this one's environment
-        ray.init(runtime_env={"env_vars": {name: os.environ[name] for name in told if name in os.environ}})
-    gpus = 1 if grid.device.startswith("cuda") else 0  # Ray hides all others
-    waiting = [ray.remote(num_cpus=1, num_gpus=gpus)(job).remote() for job in jobs]
-    return [lambda one=one: ray.get(one) for one in waiting]
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
 """The updates of ``actor_critic``: the losses on one horizon of dreams, and the state that an exact resume needs."""
 
 import contextlib
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dream_env.checkpoint import load_optimizer, optimizer_tensors
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import TrainingError
 
 from .cloning_learners import cloning_loss
 from .imagination import ExpertReplay, Imagined, imagine, learning_afterwards
 from .lambda_return import StepStandardizer, critic_loss, lambda_returns, mean_over, normalized, reinforce_loss
 from .latent_actor import ActorPolicy, Critic
+from .training import descend, load_training, training_tensors
 
 if TYPE_CHECKING:
     from .actor_critic import ActorCritic
@@ -96,20 +94,12 @@ class ActorCriticRun:
 
     def _descend(self, name: str, loss: Tensor) -> Tensor:
         """One step of Adam; returns the gradient's norm."""
-        optimizer, limit = self.optimizers[name], self.options.max_gradient_norm or math.inf
-        parameters: list[Tensor] = optimizer.param_groups[0]["params"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=parameters)  # not into the world model, nor into the reward's networks
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        if not torch.isfinite(loss + norm):
-            raise TrainingError(
-                f"the {name}'s loss is {loss.item():.3g} with a gradient of norm {norm.item():.3g} in update "
-                f"{self.updates + 1}, after {self.steps:,} steps; lower learning_rate (it is {self.options.learning_rate:g}), "
-                f"set max_gradient_norm (100, say), or standardize_rewards if dream_reward in the metrics is far from 0…1; "
-                f"and learn anew, since this run would come here again"
-            )
-        optimizer.step()
-        return norm
+        advice = (
+            f"(the {name}'s, in update {self.updates + 1}, after {self.steps:,} steps); lower learning_rate (it is "
+            f"{self.options.learning_rate:g}), set max_gradient_norm (100, say), or standardize_rewards if dream_reward in the "
+            f"metrics is far from 0…1; and learn anew, since this run would come here again"
+        )
+        return descend(self.optimizers[name], loss, self.options.max_gradient_norm, advice=advice)
 
     # ---------------------------------------------------------------------------------------------------------- cloning
 
@@ -161,23 +151,13 @@ class ActorCriticRun:
 
     def take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that an exact resume needs, between two updates."""
-        tensors = {"random/own": self.generator.get_state(), "random/torch": torch.get_rng_state()}
-        for name, state in self._stateful().items():
-            tensors |= {f"{name}/{key}": tensor for key, tensor in state.state_dict().items()}
-        for name, optimizer in self.optimizers.items():
-            tensors |= optimizer_tensors(optimizer, f"optimizer/{name}")
+        tensors = training_tensors(self._stateful(), self.optimizers, self.generator)
         state = {"updates": self.updates, "steps": self.steps, "sums": self._sums, "summed": self._summed}
         return tensors, state
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on where ``take`` was called."""
-        for name, stateful in self._stateful().items():
-            own = {key[len(name) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{name}/")}
-            stateful.load_state_dict(own)
-        for name, optimizer in self.optimizers.items():
-            load_optimizer(optimizer, tensors, f"optimizer/{name}")
-        self.generator.set_state(tensors["random/own"])
-        torch.set_rng_state(tensors["random/torch"])
+        load_training(tensors, self._stateful(), self.optimizers, self.generator)
         self.updates, self.steps = state["updates"], state["steps"]
         self._sums, self._summed = state["sums"], state["summed"]
 

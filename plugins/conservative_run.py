@@ -1,20 +1,18 @@
 """The updates of ``conservative``: one step of discriminator, actor and critics on recorded sequences, and an exact resume."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dream_env.checkpoint import load_optimizer, optimizer_tensors
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import TrainingError
 from dream_env.latent import Latent
 from dream_env.plugin import Rollout, Transition
 
 from .branching import Branches, Sequences, branch, flat
 from .cloning_learners import cloning_loss
 from .latent_actor import ActorPolicy
+from .training import descend, load_training, training_tensors
 from .twin_critic import TwinCritic, branch_values, critic_loss, data_target, mixed
 
 if TYPE_CHECKING:
@@ -134,20 +132,11 @@ class ConservativeRun:
 
     def _descend(self, name: str, loss: Tensor) -> Tensor:
         """One step of Adam; returns the gradient's norm."""
-        optimizer = self.optimizers[name]
-        parameters: list[Tensor] = optimizer.param_groups[0]["params"]
-        optimizer.zero_grad(set_to_none=True)
-        # Into these alone, not into the world model or the reward; the graph is the actor's and is done with after it.
-        loss.backward(inputs=parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_gradient_norm or math.inf)
-        if not torch.isfinite(loss + norm):
-            raise TrainingError(
-                f"the {name}'s loss is {loss.item():.3g} with a gradient of norm {norm.item():.3g} in update "
-                f"{self.updates + 1}; lower learning_rate (it is {self.options.learning_rate:g}) or the horizon "
-                f"(it is {self.dream.horizon}), and learn anew, since this run would come here again"
-            )
-        optimizer.step()
-        return norm
+        advice = (
+            f"(the {name}'s, in update {self.updates + 1}); lower learning_rate (it is {self.options.learning_rate:g}) or the "
+            f"horizon (it is {self.dream.horizon}), and learn anew, since this run would come here again"
+        )
+        return descend(self.optimizers[name], loss, self.options.max_gradient_norm, advice=advice)
 
     def clone(self, expert: Sequences) -> float:
         """One step of behaviour cloning alone; returns its loss."""
@@ -192,29 +181,14 @@ class ConservativeRun:
 
     def take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that an exact resume needs, between two updates."""
-        tensors = {"random/own": self.generator.get_state(), "random/torch": torch.get_rng_state()}
-        for name, module in self._modules().items():
-            tensors |= {f"{name}/{key}": tensor for key, tensor in module.state_dict().items()}
-        tensors |= {f"reward/{key}": tensor for key, tensor in self.reward.state_dict().items()}
-        for name, optimizer in self.optimizers.items():
-            tensors |= optimizer_tensors(optimizer, f"optimizer/{name}")
+        tensors = training_tensors(self._stateful(), self.optimizers, self.generator)
         return tensors, {"updates": self.updates, "steps": self.steps, "sums": self._sums, "summed": self._summed}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on where ``take`` was called."""
-        for name, module in self._modules().items():
-            module.load_state_dict(_under(name, tensors))
-        self.reward.load_state_dict(_under("reward", tensors))
-        for name, optimizer in self.optimizers.items():
-            load_optimizer(optimizer, tensors, f"optimizer/{name}")
-        self.generator.set_state(tensors["random/own"].cpu())
-        torch.set_rng_state(tensors["random/torch"].cpu())
+        load_training(tensors, self._stateful(), self.optimizers, self.generator)
         self.updates, self.steps = state["updates"], state["steps"]
         self._sums, self._summed = state["sums"], state["summed"]
 
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        return {"actor": self.actor, "critics": self.critics, "targets": self.targets}
-
-
-def _under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key[len(name) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+    def _stateful(self) -> dict[str, Any]:
+        return {"actor": self.actor, "critics": self.critics, "targets": self.targets, "reward": self.reward}

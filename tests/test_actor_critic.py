@@ -606,7 +606,7 @@ def test_a_policy_of_a_box_comes_back_from_its_config_and_weights(squash):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do():
     with pytest.raises(
-        TrainingError, match=r"the actor's loss is .* in update 1.*lower learning_rate.*standardize_rewards"
+        TrainingError, match=r"a loss is .*the actor's, in update 1.*lower learning_rate.*standardize_rewards"
     ):
         ActorCritic(**SMALL).learn(dream(reward=Enormous()), 96)
 

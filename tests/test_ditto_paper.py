@@ -20,6 +20,7 @@ FILE = Path(__file__).resolve().parent.parent / "examples" / "ditto_paper.py"
 @pytest.fixture
 def grid_of(monkeypatch, tmp_path):
     """The example's module, whose commands are noted instead of run; agents it asks for appear."""
+    monkeypatch.syspath_prepend(FILE.parent)
     spec = importlib.util.spec_from_file_location("ditto_paper", FILE)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "ditto_paper", module)
@@ -36,7 +37,7 @@ def grid_of(monkeypatch, tmp_path):
             for steps in (0, 100):
                 GameLog(agent / "episodes.csv").add("on the way", steps, False, EpisodeResult(1, float(steps), 5))
 
-    monkeypatch.setattr(module, "_run", noted)
+    monkeypatch.setattr(module, "run", noted)
     module.grid = lambda **options: module.Grid(
         **{"out": tmp_path / "out", "results": tmp_path / "ditto.csv", "demos": (4,), "seeds": (0,), **options}
     )
@@ -116,8 +117,8 @@ def test_a_cell_that_fails_stops_no_other_and_is_told_of(grid_of, monkeypatch):
             raise RuntimeError("no more disk")
         noted(words)
 
-    noted = grid_of._run
-    monkeypatch.setattr(grid_of, "_run", failing)
+    noted = grid_of.run
+    monkeypatch.setattr(grid_of, "run", failing)
     with pytest.raises(SystemExit, match=r"1 of 2 runs failed.*\n.*no more disk"):
         grid_of.main(grid_of.grid(methods=("dbc", "bc")))
     assert [p.method for p in curves.read(curves.beside(grid_of.grid().results))] == ["bc", "bc"]
