@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "Demos", "DreamEnv", "Reward", "WorldModel", "as_sb3", "encode", "evaluate", "fit", "load", "save"]
 
 _HOME = {
-    "Agent": "agent", "Demos": "demos", "DreamEnv": "env", "Reward": "plugin", "WorldModel": "world_model",
-    "as_sb3": "sb3", "encode": "encoded", "evaluate": "evaluation", "fit": "fitting", "load": "checkpoint", "save": "checkpoint",
+    "Agent": "agent", "Demos": "recordings.demos", "DreamEnv": "dream.env", "Reward": "plugin",
+    "WorldModel": "model.world_model", "as_sb3": "learning.sb3", "encode": "model.encoded",
+    "evaluate": "measuring.evaluation", "fit": "model.fitting", "load": "checkpoint", "save": "checkpoint",
 }  # fmt: skip
 
 register_dreams()
