@@ -79,7 +79,9 @@ class Grid:
     online_steps: int = 20_000
     """Real steps of the others; 250,000 is where the paper's method is near the expert."""
     online: str = ""
-    """Further flags of ``dream-env imitate`` for those, as --online="--train-every 20"."""
+    """Further flags of ``dream-env imitate`` for cmil and vmail, as --online="--train-every 20"."""
+    pdac: str = ""
+    """And for pdac, as --pdac="--updates-per-step 0.25"."""
     episodes: int = 20
     """Real episodes of each final policy, sampled and argmax."""
     eval_seed: int = 10_000
@@ -127,7 +129,8 @@ def _cell(grid: Grid, method: str, seed: int) -> None:
     if (folder / "done").is_file():
         return
     online = method in ONLINE
-    length = ("--online-steps", str(grid.online_steps), "--environment", grid.environment, *shlex.split(grid.online))
+    more = shlex.split(grid.pdac if method == "pdac" else grid.online)
+    length = ("--online-steps", str(grid.online_steps), "--environment", grid.environment, *more)
     run([
         "imitate", str(_model(grid, seed)), "--out", str(folder), "--seed", str(seed), "--demos", str(grid.demos),
         "--device", grid.device, *METHODS[method],
