@@ -33,15 +33,20 @@ from dream_env.errors import ConfigError, nearest
 from dream_env.measuring import results
 from dream_env.run_folder import read_metrics
 
-CMIL = ("--learner", "cmil", "--num-envs", "128")
+DREAMS = ("--num-envs", "128")
 """In the dream alone: eight sequences of 16 starts an update, so that a million steps are 520 of them."""
+RATE = "3e-4"
+"""Step size of the discriminator: at the released code's 3e-5 it has learned nothing after the few hundred updates that a CPU
+has time for (seen on Adroit's door: both accuracies 0.50 after 300)."""
+CMIL_REWARD, VMAIL_REWARD = ("--cmil.learning-rate", RATE), ("--vmail.learning-rate", RATE)
+CMIL = ("--learner", "cmil", *DREAMS, *CMIL_REWARD)
 
 OFFLINE: dict[str, tuple[str, ...]] = {
     "bc": ("--learner", "bc"),
     "dbc": ("--learner", "dbc"),
     "cmil-offline": CMIL,
-    "vmail-offline": ("--learner", "vmail", *CMIL[2:]),
-    "ppo-cmil": ("--learner", "ppo", "--reward", "cmil", "--warm-start", "bc", "--anchor", "4"),
+    "vmail-offline": ("--learner", "vmail", *DREAMS, *VMAIL_REWARD),
+    "ppo-cmil": ("--learner", "ppo", "--reward", "cmil", *CMIL_REWARD, "--warm-start", "bc", "--anchor", "4"),
     # Sensitivities of the offline learner (the paper: resilient to α and β, the noise is integral).
     **{f"alpha-{alpha}": (*CMIL, "--cmil.alpha", str(alpha)) for alpha in (1, 100)},
     **{f"beta-{beta}": (*CMIL, "--anchor", str(beta)) for beta in (0, 1, 100)},
@@ -49,8 +54,8 @@ OFFLINE: dict[str, tuple[str, ...]] = {
 }
 """Name → flags of ``dream-env imitate``; α = 0 is ``vmail-offline``, and the defaults are ``cmil-offline``."""
 ONLINE: dict[str, tuple[str, ...]] = {
-    "cmil": ("--learner", "cmil"),
-    "vmail": ("--learner", "vmail"),
+    "cmil": ("--learner", "cmil", *CMIL_REWARD),
+    "vmail": ("--learner", "vmail", *VMAIL_REWARD),
     "pdac": ("--learner", "pdac"),
 }
 METHODS = OFFLINE | ONLINE
@@ -79,7 +84,9 @@ class Grid:
     online_steps: int = 20_000
     """Real steps of the others; 250,000 is where the paper's method is near the expert."""
     online: str = ""
-    """Further flags of ``dream-env imitate`` for those, as --online="--train-every 20"."""
+    """Further flags of ``dream-env imitate`` for cmil and vmail, as --online="--train-every 20"."""
+    pdac: str = ""
+    """And for pdac, as --pdac="--updates-per-step 0.25"."""
     episodes: int = 20
     """Real episodes of each final policy, sampled and argmax."""
     eval_seed: int = 10_000
@@ -127,7 +134,8 @@ def _cell(grid: Grid, method: str, seed: int) -> None:
     if (folder / "done").is_file():
         return
     online = method in ONLINE
-    length = ("--online-steps", str(grid.online_steps), "--environment", grid.environment, *shlex.split(grid.online))
+    more = shlex.split(grid.pdac if method == "pdac" else grid.online)
+    length = ("--online-steps", str(grid.online_steps), "--environment", grid.environment, *more)
     run([
         "imitate", str(_model(grid, seed)), "--out", str(folder), "--seed", str(seed), "--demos", str(grid.demos),
         "--device", grid.device, *METHODS[method],
