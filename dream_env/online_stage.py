@@ -45,7 +45,9 @@ def online_stage(
             f"learner that goes on in the real environment (`dream-env plugins` lists all)"
         )
     if stage.tail:
-        raise ConfigError("--tail keeps the last policies of a training in the dream; with --online-steps there is no such row")
+        raise ConfigError(
+            "--tail keeps the last policies of a training in the dream; with --online-steps there is no such row"
+        )
     reward = load_reward(reward or type(learner).usual_reward)
     dream = DreamEnv(
         stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from runner import Engine, run, spread
@@ -32,6 +31,7 @@ from dream_env.checkpoint import read_json, write_file
 from dream_env.errors import ConfigError, nearest
 from dream_env.measuring import results
 from dream_env.run_folder import read_metrics
+from dream_env.showing.drawing import finish, panels, save, x_axis
 
 DREAMS = ("--num-envs", "128")
 """In the dream alone: eight sequences of 16 starts an update, so that a million steps are 520 of them."""
@@ -233,7 +233,7 @@ def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fig2(path: Path, name: str, curves: Sequence[dict[str, str]], finals: Sequence[results.Row]) -> None:
-    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    figure, (axes,) = panels(1, 1)
     for method in dict.fromkeys(row["method"] for row in curves):
         steps, success = _series(curves, method, "real_success")
         if len(steps):
@@ -246,10 +246,10 @@ def _fig2(path: Path, name: str, curves: Sequence[dict[str, str]], finals: Seque
         found = [row.success for row in finals if row.experiment == experiment and row.success is not None]
         if method in ("bc", "cmil-offline", "vmail-offline") and found:
             axes.axhline(float(np.mean(found)), linestyle="--", linewidth=1, label=f"{method} ({len(found)} seeds)")
-    axes.set(xlabel="real steps", ylabel="success rate", ylim=(-0.02, 1.02), title=name)
-    axes.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    axes.set_ylim(-0.02, 1.02)
+    x_axis(axes, "real steps")
+    finish(axes, name, "success rate")
+    save(figure, path)
 
 
 def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float | None) -> None:
@@ -258,7 +258,7 @@ def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float
         "disagreement": "disagreement (eq. 9)",
         "real_return": "return gap",
     }
-    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    figure, (axes,) = panels(1, 1)
     for column, label in lines.items():
         steps, values = _series([row for row in curves if row["method"] == "cmil"], "cmil", column)
         if len(steps):
@@ -266,11 +266,10 @@ def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float
             mean = values[:, known].mean(axis=0)
             mean = (expert or 0.0) - mean if column == "real_return" else mean
             axes.plot(steps[known], (mean - mean.min()) / (np.ptp(mean) or 1.0), label=label)
-    axes.set(xlabel="real steps", ylabel="scaled to 0 … 1", title=f"{name}, cmil")
+    x_axis(axes, "real steps")
+    finish(axes, f"{name}, cmil", "scaled to 0 … 1")
     if axes.lines:
-        axes.legend(fontsize=7)
-        figure.savefig(path, dpi=150)
-    plt.close(figure)
+        save(figure, path)
 
 
 def table(rows: Sequence[results.Row]) -> str:
