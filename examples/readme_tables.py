@@ -6,12 +6,11 @@ What stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced;
 import csv
 import re
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from dream_env.measuring import results
-from dream_env.measuring.tables import markdown, results_table
+from dream_env.measuring.tables import markdown, results_table, rows_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "examples" / "results"
@@ -35,23 +34,18 @@ def speed_table() -> str:
     return markdown(head, lines, text_columns=3)
 
 
-def grid_table() -> str:
-    """``ditto.csv`` as Markdown, its methods called what the grid calls them."""
-    rows = [
+def grid_table(name: str) -> str:
+    """A grid's result file as Markdown, its methods called what the grid calls them."""
+    return rows_table(
         replace(row, method=row.experiment.rpartition("/")[2], learner="", warm_start="") if row.trained else row
-        for row in results.read(RESULTS / "ditto.csv")
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ditto.csv"
-        results.write(path, rows)
-        return results_table([path])
+        for row in results.read(RESULTS / f"{name}.csv")
+    )
 
 
 def tables() -> dict[str, str]:
     """Every table by the name in its marker."""
     found = {"pong": results_table([RESULTS / "pong.csv"])}
-    if (RESULTS / "ditto.csv").is_file():
-        found["ditto"] = grid_table()
+    found |= {name: grid_table(name) for name in ("ditto", "cmil") if (RESULTS / f"{name}.csv").is_file()}
     if (RESULTS / "speed.csv").is_file():
         found["speed"] = speed_table()
     return found
