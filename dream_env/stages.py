@@ -5,7 +5,7 @@ collect → a Minari dataset        fit → wm/        imitate → ditto/       
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -23,7 +23,7 @@ from dream_env.measuring.video import open_loop_video
 from dream_env.model.encoded import encode, load_encoded, save_encoded
 from dream_env.model.fitting import FitConfig, fit
 from dream_env.model.recorded import Recorded
-from dream_env.model.world_model import Precision, WorldModel, WorldModelConfig
+from dream_env.model.world_model import PRESETS, Precision, Preset, WorldModel, WorldModelConfig
 from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
 from dream_env.progress import progress_bar
 from dream_env.recordings.demos import Demos
@@ -41,9 +41,6 @@ def fast_precision(device: str) -> Precision:
 
 # ------------------------------------------------------------------------------------------------------------------ fit
 
-
-Preset = Literal["small", "paper", "small-gaussian", "paper-gaussian"]
-PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 Flat = tyro.conf.arg(name="")
 """On the command line, options of a nested config without its name before them: --updates, not --train.updates."""

@@ -559,4 +559,5 @@ def test_preset_is_recognised_whatever_the_arithmetic():
     assert preset_of(WorldModelConfig.small()) == "small"
     assert preset_of(WorldModelConfig(precision="bfloat16")) == "small"
     assert preset_of(WorldModelConfig.paper()) == "paper"
+    assert preset_of(WorldModelConfig.small_gaussian()) == "small-gaussian"
     assert preset_of(WorldModelConfig(rssm=RSSMConfig(deter=77))) == "custom"

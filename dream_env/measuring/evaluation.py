@@ -256,8 +256,9 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def preset_of(config: WorldModelConfig) -> str:
-    """small, paper, or custom for a changed one; the arithmetic it was trained in does not count."""
-    for name, preset in (("small", WorldModelConfig.small()), ("paper", WorldModelConfig.paper())):
+    """Name of the preset, or custom for a changed one; the arithmetic it was trained in does not count."""
+    for name in PRESETS:
+        preset = getattr(WorldModelConfig, name.replace("-", "_"))()
         if asdict(config) | {"precision": ""} == asdict(preset) | {"precision": ""}:
             return name
     return "custom"

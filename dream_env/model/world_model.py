@@ -5,7 +5,7 @@
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from dream_env.recordings.demos import Batch, Source
 from dream_env.spaces import ActionSpec, ObservationKey, ObservationSpec, Standardizer
 
 Precision = Literal["float32", "bfloat16"]
+Preset = Literal["small", "paper", "small-gaussian", "paper-gaussian"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+"""Names of sizes: a class method of each config, with an underscore for the dash."""
 
 
 @dataclass(frozen=True)
