@@ -34,7 +34,7 @@ from dream_env.measuring.statistics import summarize as summarize
 from dream_env.measuring.tables import rich_table
 from dream_env.measuring.video import agent_video
 from dream_env.model.encoded import load_encoded
-from dream_env.model.world_model import WorldModelConfig
+from dream_env.model.world_model import PRESETS, WorldModelConfig
 from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import Actor, MakeEnvironment, RandomActor
 from dream_env.playing.games import EpisodeResult as EpisodeResult
@@ -260,7 +260,7 @@ def preset_of(config: WorldModelConfig) -> str:
     for name in PRESETS:
         preset = getattr(WorldModelConfig, name.replace("-", "_"))()
         if asdict(config) | {"precision": ""} == asdict(preset) | {"precision": ""}:
-            return name
+            return str(name)
     return "custom"
 
 
