@@ -20,6 +20,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ from dream_env.checkpoint import read_json, write_file
 from dream_env.errors import ConfigError, nearest
 from dream_env.measuring import results
 from dream_env.run_folder import read_metrics
-from dream_env.showing.drawing import finish, panels, save, x_axis
+from dream_env.showing.drawing import COLOURS, finish, panels, save, x_axis
 
 DREAMS = ("--num-envs", "128")
 """In the dream alone: eight sequences of 16 starts an update, so that a million steps are 520 of them."""
@@ -234,22 +235,34 @@ def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _fig2(path: Path, name: str, curves: Sequence[dict[str, str]], finals: Sequence[results.Row]) -> None:
     figure, (axes,) = panels(1, 1)
+    colours = cycle(COLOURS)
     for method in dict.fromkeys(row["method"] for row in curves):
         steps, success = _series(curves, method, "real_success")
         if len(steps):
             known = ~np.isnan(success).any(axis=0)
             steps, success = steps[known], success[:, known]
-            (line,) = axes.plot(steps, success.mean(axis=0), label=f"{method} ({len(success)} seeds)")
-            axes.fill_between(steps, *_interval(success), alpha=0.2, color=line.get_color())
+            colour = next(colours)
+            axes.plot(steps, success.mean(axis=0), color=colour, label=_label(method, len(success)))
+            axes.fill_between(steps, *_interval(success), alpha=0.2, color=colour)
     for experiment in dict.fromkeys(row.experiment for row in finals):
         method = experiment.split("/")[-1]
         found = [row.success for row in finals if row.experiment == experiment and row.success is not None]
         if method in ("bc", "cmil-offline", "vmail-offline") and found:
-            axes.axhline(float(np.mean(found)), linestyle="--", linewidth=1, label=f"{method} ({len(found)} seeds)")
+            axes.axhline(
+                float(np.mean(found)),
+                color=next(colours),
+                linestyle="--",
+                linewidth=1,
+                label=_label(method, len(found)),
+            )
     axes.set_ylim(-0.02, 1.02)
     x_axis(axes, "real steps")
     finish(axes, name, "success rate")
     save(figure, path)
+
+
+def _label(method: str, seeds: int) -> str:
+    return f"{method} ({seeds} seed{'s' if seeds > 1 else ''})"
 
 
 def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float | None) -> None:
@@ -295,7 +308,7 @@ def table(rows: Sequence[results.Row]) -> str:
 
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return f"{np.mean(known):.3g}" if known else ""
+    return f"{np.mean(known):,.2f}".rstrip("0").rstrip(".") if known else ""
 
 
 if __name__ == "__main__":
