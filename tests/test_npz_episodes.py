@@ -18,7 +18,9 @@ from dream_env.recordings.demos import Demos
 from dream_env.recordings.recording import unfinished_folder
 from dream_env.spaces.observations import ObservationConfig
 
-KITCHEN = Path(os.environ.get("DREAM_ENV_KITCHEN_NPZ", "/work/shared/data/kitchen-cmil-npz"))
+KITCHEN = Path(
+    os.environ.get("DREAM_ENV_KITCHEN_NPZ", Path(__file__).parents[2] / "shared" / "data" / "kitchen-cmil-npz")
+)
 """CMIL's ten demonstrations, where they are at hand."""
 SIZE = 16
 PICTURES = ObservationConfig(size=SIZE, gray=False, keys=("pixels",))
