@@ -11,12 +11,13 @@ from dream_env import checkpoint
 from dream_env.agent import Agent, fingerprint, save_agent
 from dream_env.checkpoint import Store, config_to_json
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import ConfigError, DatasetError
+from dream_env.errors import ConfigError
 from dream_env.filtering import check_spaces
 from dream_env.learning.on_policy import resolve_learner
 from dream_env.learning.online import OnlineLearner, RealWorld
 from dream_env.measuring.evaluation import reward_by_step
 from dream_env.model.encoded import Split, encode, load_encoded, save_encoded
+from dream_env.model.recorded import recordings_of
 from dream_env.model.world_model import WorldModel
 from dream_env.playing.real_environment import environment_of
 from dream_env.playing.real_episodes import RealEpisodes
@@ -24,7 +25,8 @@ from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identi
 from dream_env.progress import progress_bar
 from dream_env.real.environments import environment_from_spec
 from dream_env.recordings.demos import Demos
-from dream_env.recordings.replay import Replay
+from dream_env.recordings.recording import dataset_folder
+from dream_env.recordings.replay import Replay, check_new_dataset
 from dream_env.run_folder import Clock, MetricsLog, claim, plain
 from dream_env.stages import ImitateStage
 
@@ -53,19 +55,23 @@ def online_stage(
         stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device
     )
     spec = _environment_spec(stage, dream.world_model)
-    demos = _recordings(dream)
+    whole = Demos.load(dream.world_model.source.dataset, dream.world_model.observation_spec.config)
+    demos = recordings_of(whole, dream.expert)
     identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
     for name in ("out", "device", "online_workers", "online_dataset"):
         identity.pop(name)
     claim(out, "imitate", plain(identity))
+    source = dream.world_model.source
+    replay = Replay(out / "replay", dream.world_model.observation_spec, dream.world_model.action_spec, source)
     if (out / "meta.json").is_file():
+        _leave_dataset(stage, replay, spec)  # or it was stopped just before
         return out  # finished before
+    if stage.online_dataset:
+        check_new_dataset(stage.online_dataset)
     store = Store(out)
     saved = store.latest_folder()
     start = int(saved.name) if saved else 0
     clock = Clock(out, start)
-    source = dream.world_model.source
-    replay = Replay(out / "replay", dream.world_model.observation_spec, dream.world_model.action_spec, source)
     before = fingerprint(dream.world_model)
     with (
         RealEpisodes(spec, workers=stage.online_workers) as episodes,
@@ -80,12 +86,13 @@ def online_stage(
 
         real = RealWorld(demos, episodes, replay, stage.online_steps)
         policy = learner.learn_online(dream, real, seed=stage.seed, progress=report, store=store)
-        dropped = len(episodes.dropped)
+        # Of all tries of this run together, where the learner tells; this process knows its own alone.
+        dropped = int(log.rows[-1].get("dropped", len(episodes.dropped))) if log.rows else 0
     wm = stage.wm
     if fingerprint(dream.world_model) != before:
-        wm = _keep(dream, demos, stage, out / "wm")
+        wm = _keep(dream, whole, stage, out / "wm")
     if policy.observes == "latent":
-        held_out = load_encoded(wm, "held_out", stage.device)
+        held_out = load_encoded(checkpoint.model_folder(wm), "held_out", stage.device)
         path = out / "reward_by_step.csv"
         reward_by_step(dream.world_model, held_out, reward, {"learner": policy}, horizon=stage.horizon, path=path)
     save_agent(Agent(dream.world_model, policy), out, world_model_folder=wm, learner=learner, meta={
@@ -93,12 +100,17 @@ def online_stage(
         "real_episodes": replay.num_episodes, "minutes": clock.minutes(), "reward": plugin_identity(reward),
         "options": plugin_identity(learner), "demos": demos.num_episodes,
     })  # fmt: skip
-    if stage.online_dataset:
+    _leave_dataset(stage, replay, spec)
+    store.clear()
+    return out
+
+
+def _leave_dataset(stage: ImitateStage, replay: Replay, spec: str) -> None:
+    """The real episodes under the id that was asked for, unless they are there already."""
+    if stage.online_dataset and not dataset_folder(stage.online_dataset).exists():
         environment = environment_from_spec(spec)
         replay.to_minari(stage.online_dataset, environment)
         environment.close()
-    store.clear()
-    return out
 
 
 def _environment_spec(stage: ImitateStage, world_model: WorldModel) -> str:
@@ -112,28 +124,12 @@ def _environment_spec(stage: ImitateStage, world_model: WorldModel) -> str:
         environment.close()
 
 
-def _recordings(dream: DreamEnv) -> Demos:
-    """The recordings behind the dream's expert."""
-    source, config = dream.world_model.source, dream.world_model.observation_spec.config
-    demos = Demos.load(source.dataset, config)
-    wanted = dream.expert.indices.tolist()
-    missing = [index for index in wanted if index >= demos.num_episodes]
-    if missing:
-        raise DatasetError(
-            f"the world model was fitted to episode {missing[0]} of {source.dataset}, which has only {demos.num_episodes} now; "
-            f"put that dataset back, or fit again"
-        )
-    return demos.select(wanted)
-
-
-def _keep(dream: DreamEnv, demos: Demos, stage: ImitateStage, folder: Path) -> Path:
+def _keep(dream: DreamEnv, whole: Demos, stage: ImitateStage, folder: Path) -> Path:
     """The world model as it has become, and the demonstrations as it sees them now."""
-    whole = Demos.load(demos.source.dataset, dream.world_model.observation_spec.config)
     before = checkpoint.model_folder(stage.wm)
     splits: tuple[Split, ...] = ("train", "held_out")
     for split in splits:
-        indices = load_encoded(before, split).indices.tolist()
-        encoded = encode(dream.world_model, whole.select(indices), seed=stage.seed)
+        encoded = encode(dream.world_model, recordings_of(whole, load_encoded(before, split)), seed=stage.seed)
         folder.mkdir(parents=True, exist_ok=True)
         save_encoded(encoded, folder, split)
     meta: dict[str, Any] = {**checkpoint.read_json(before / "meta.json"), "online_steps": stage.online_steps}

@@ -21,9 +21,9 @@ from torch import Tensor
 from dream_env.agent import Agent
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import DatasetError, TrainingError
+from dream_env.errors import TrainingError
 from dream_env.latent import Latent
-from dream_env.learning.online import RealWorld
+from dream_env.learning.online import RealWorld, Rounds
 from dream_env.playing.real_episodes import PlayedEpisode
 from dream_env.plugin import Progress
 from dream_env.recordings.demos import Batch
@@ -46,7 +46,7 @@ class OnlineLoop:
     def __init__(self, options: "Conservative", dream: DreamEnv, real: RealWorld, seed: int) -> None:
         self.options = options
         self.real = real
-        self.seed = seed
+        self.rounds = Rounds(real, seed)
         self.world_model = dream.world_model
         real.demos.windows(options.length)  # raises before anything is spent
         self.run_ = ConservativeRun(options, dream, seed)
@@ -55,8 +55,6 @@ class OnlineLoop:
             self.world_model.parameters(), options.model_learning_rate, eps=1e-5, fused=True
         )  # fmt: skip
         self.rng = np.random.default_rng(seed)
-        self.made = 0  # real steps
-        self.started = 0  # real episodes, dropped ones included
         self._model_losses: list[float] = []
 
     def run(self, progress: Progress, store: Store | None) -> ActorPolicy:
@@ -68,32 +66,19 @@ class OnlineLoop:
         else:
             self.real.replay.cut(0)
             self._clone()
-        while self.made < self.real.steps:
-            before = self.made
-            played = self._play()
-            owed = self.made // options.train_every - max(before, options.seed_steps) // options.train_every
-            for _ in range(owed if self.made > options.seed_steps else 0):
+        rounds = self.rounds
+        while rounds.made < self.real.steps:
+            before = rounds.made
+            self.world_model.eval()
+            played = rounds.play(self.agent, options.round_episodes)
+            owed = rounds.made // options.train_every - max(before, options.seed_steps) // options.train_every
+            for _ in range(owed if rounds.made > options.seed_steps else 0):
                 self.update()
-            metrics = {"steps": float(self.made), **self._report(played)}
+            metrics = {"steps": float(rounds.made), **self._report(played)}
             progress(self.run_.policy, metrics)
-            if store is not None and (store.due() or self.made >= self.real.steps):
-                store.save(self.made, *self._take())
+            if store is not None and (store.due() or rounds.made >= self.real.steps):
+                store.save(rounds.made, *self._take())
         return self.run_.policy
-
-    # ------------------------------------------------------------------------------------------------------------ playing
-
-    def _play(self) -> list[PlayedEpisode]:
-        """One episode a worker; seeds count on from a number of this run's own, far from those of evaluations."""
-        episodes = self.real.episodes
-        seeds = [1_000_000 * (self.seed + 1) + self.started + i for i in range(self.options.round_episodes)]
-        before = episodes.steps
-        self.world_model.eval()
-        played = episodes.play(self.agent, seeds)
-        self.started += len(seeds)
-        self.made += episodes.steps - before
-        for episode in played:
-            self.real.replay.add(episode.buffer, meta=episode.meta())
-        return played
 
     # ----------------------------------------------------------------------------------------------------------- learning
 
@@ -129,8 +114,8 @@ class OnlineLoop:
         norm = torch.nn.utils.clip_grad_norm_(self.world_model.parameters(), MODEL_CLIP)
         if not math.isfinite(float(norm + losses.total.detach())):
             raise TrainingError(
-                f"the world model's loss stopped being finite after {self.made:,} real steps; lower model_learning_rate (it "
-                f"is {self.options.model_learning_rate:g}) and start anew"
+                f"the world model's loss stopped being finite after {self.rounds.made:,} real steps; lower "
+                f"model_learning_rate (it is {self.options.model_learning_rate:g}) and start anew"
             )
         self.model_optimizer.step()
         self.world_model.eval()
@@ -148,16 +133,7 @@ class OnlineLoop:
     # --------------------------------------------------------------------------------------------- progress and checkpoints
 
     def _report(self, played: Sequence[PlayedEpisode]) -> dict[str, float]:
-        metrics: dict[str, float] = {
-            "episodes": float(self.real.replay.num_episodes), "dropped": float(self.started - self.real.replay.num_episodes),
-            "updates": float(self.run_.updates),
-        }  # fmt: skip
-        if played:
-            metrics["real_return"] = float(np.mean([episode.return_ for episode in played]))
-        for name in ("success", "tasks"):
-            known = [value for episode in played if (value := getattr(episode, name)) is not None]
-            if known:
-                metrics[f"real_{name}"] = float(np.mean(known))
+        metrics = {**self.rounds.metrics(played), "updates": float(self.run_.updates)}
         if self._model_losses:
             metrics["model_loss"] = float(np.mean(self._model_losses))
             self._model_losses = []
@@ -171,8 +147,7 @@ class OnlineLoop:
         tensors, state = self.run_.take()
         tensors |= {f"model/{name}": tensor for name, tensor in self.world_model.state_dict().items()}
         tensors |= optimizer_tensors(self.model_optimizer, "optimizer/model")
-        own = {"made": self.made, "started": self.started, "episodes": self.real.replay.num_episodes}
-        return tensors, {"run": state, "rng": self.rng.bit_generator.state, **own}
+        return tensors, {"run": state, "rng": self.rng.bit_generator.state, **self.rounds.state()}
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.run_.restore(tensors, state["run"])
@@ -180,13 +155,7 @@ class OnlineLoop:
         self.world_model.load_state_dict(model)
         load_optimizer(self.model_optimizer, tensors, "optimizer/model")
         self.rng.bit_generator.state = state["rng"]
-        self.made, self.started = state["made"], state["started"]
-        if self.real.replay.num_episodes < state["episodes"]:
-            raise DatasetError(
-                f"the training state was saved with {state['episodes']} real episodes, of which "
-                f"{self.real.replay.num_episodes} are left; put the folder of episodes back, or start in another --out"
-            )
-        self.real.replay.cut(state["episodes"])
+        self.rounds.restore(state)
 
 
 def _sequences(latent: Latent, batch: Batch) -> Sequences:

@@ -21,8 +21,8 @@ from torch.distributions import Normal
 
 from dream_env.agent import Agent
 from dream_env.checkpoint import Store, config_to_json, load_optimizer, optimizer_tensors
-from dream_env.errors import DatasetError, TrainingError
-from dream_env.learning.online import RealWorld
+from dream_env.errors import TrainingError
+from dream_env.learning.online import RealWorld, Rounds
 from dream_env.model.world_model import WorldModel
 from dream_env.playing.games import Actor, RandomActor
 from dream_env.playing.real_episodes import PlayedEpisode
@@ -51,7 +51,7 @@ class PdacRun:
         self.options = options
         self.world_model = world_model
         self.real = real
-        self.seed = seed
+        self.rounds = Rounds(real, seed)
         device = self.device = world_model.device
         config = {
             "stack": options.stack, "features": options.features, "net_arch": list(options.net_arch),
@@ -74,8 +74,6 @@ class PdacRun:
         self.expert = Steps(real.demos, options.stack, slips=False)
         self.played: Steps | None = None
         self.rng = np.random.default_rng(seed)
-        self.made = 0  # real steps
-        self.started = 0  # real episodes, dropped ones included
         self.updates = 0
         self._sums: dict[str, float] = {}
 
@@ -88,31 +86,25 @@ class PdacRun:
             self.real.replay.cut(0)
             if self.options.warm_start == "bc":
                 progress(self.policy, {"steps": 0.0, "clone_loss": self.clone()})
-        while self.made < self.real.steps:
+        while self.rounds.made < self.real.steps:
             played = self._play()
             first = self.updates
-            learned_from = max(0, self.made - self.options.seed_steps)
+            learned_from = max(0, self.rounds.made - self.options.seed_steps)
             while self.updates < math.floor(learned_from * self.options.updates_per_step) and self.played is not None:
                 self.update()
-            progress(self.policy, {"steps": float(self.made), **self._report(played, self.updates - first)})
-            if store is not None and (store.due() or self.made >= self.real.steps):
-                store.save(self.made, *self._take())
+            progress(self.policy, {"steps": float(self.rounds.made), **self._report(played, self.updates - first)})
+            if store is not None and (store.due() or self.rounds.made >= self.real.steps):
+                store.save(self.rounds.made, *self._take())
         return self.policy
 
     # ------------------------------------------------------------------------------------------------------------ playing
 
     def _play(self) -> list[PlayedEpisode]:
-        """A round of episodes; seeds count on from a number of this run's own, far from those of evaluations."""
-        episodes, before = self.real.episodes, self.real.episodes.steps
-        first = 1_000_000 * (self.seed + 1) + self.started
+        """A round of episodes."""
         actor: Actor = self.agent
-        if self.made < self.options.seed_steps and self.options.warm_start == "none":
-            actor = RandomActor(self.world_model.action_spec.space, seed=first)
-        played = episodes.play(actor, range(first, first + self.options.round_episodes))
-        self.started += self.options.round_episodes
-        self.made += episodes.steps - before
-        for episode in played:
-            self.real.replay.add(episode.buffer, meta=episode.meta())
+        if self.rounds.made < self.options.seed_steps and self.options.warm_start == "none":
+            actor = RandomActor(self.world_model.action_spec.space, seed=self.rounds.next_seed)
+        played = self.rounds.play(actor, self.options.round_episodes)
         self._look_at_replay()
         return played
 
@@ -186,18 +178,13 @@ class PdacRun:
         self._sums = {name: self._sums.get(name, 0.0) + number for name, number in numbers.items()}
 
     def _report(self, played: Sequence[PlayedEpisode], updates: int) -> dict[str, float]:
-        kept = self.real.replay.num_episodes
-        metrics = {"episodes": float(kept), "dropped": float(self.started - kept), "updates": float(self.updates)}
-        for name in ("return_", "success", "tasks"):
-            known = [value for episode in played if (value := getattr(episode, name)) is not None]
-            if known:
-                metrics[f"real_{name.strip('_')}"] = float(np.mean(known))
+        metrics = {**self.rounds.metrics(played), "updates": float(self.updates)}
         means = {name: total / updates for name, total in self._sums.items()} if updates else {}
         self._sums = {}
         if not all(map(math.isfinite, means.values())):
             raise TrainingError(
-                f"pdac stopped being finite after {self.made:,} real steps ({means}); lower --learning-rate and learn anew. "
-                f"What was saved before is intact"
+                f"pdac stopped being finite after {self.rounds.made:,} real steps ({means}); lower --learning-rate and "
+                f"learn anew. What was saved before is intact"
             )
         return metrics | means
 
@@ -212,17 +199,11 @@ class PdacRun:
         for name, optimizer in self._optimizers().items():
             tensors |= optimizer_tensors(optimizer, f"optimizer/{name}")
         return tensors, {
-            "rng": self.rng.bit_generator.state, "made": self.made, "started": self.started, "updates": self.updates,
-            "episodes": self.real.replay.num_episodes,
+            "rng": self.rng.bit_generator.state, "updates": self.updates, **self.rounds.state(),
         }  # fmt: skip
 
     def _restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        if self.real.replay.num_episodes < state["episodes"]:
-            raise DatasetError(
-                f"the training state was saved with {state['episodes']} real episodes, of which "
-                f"{self.real.replay.num_episodes} are left; put the folder of episodes back, or start in another --out"
-            )
-        self.real.replay.cut(state["episodes"])
+        self.rounds.restore(state)
         self._look_at_replay()
         for prefix, module in (("policy/", self.model.policy), ("discriminator/", self.discriminator)):
             module.load_state_dict({name[len(prefix) :]: x for name, x in tensors.items() if name.startswith(prefix)})
@@ -235,7 +216,7 @@ class PdacRun:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"].cpu(), self.device)
         self.rng.bit_generator.state = state["rng"]
-        self.made, self.started, self.updates = state["made"], state["started"], state["updates"]
+        self.updates = state["updates"]
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         policy, model = self.model.policy, self.model

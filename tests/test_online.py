@@ -99,6 +99,18 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(agent, wm):
     assert (agent / "policy.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_dataset_that_cannot_be_made_is_refused_before_anything_is_played(agent, wm, tmp_path):
+    for dataset, message in (("swing/online-v0", "there is a dataset"), ("no id", "is no id for a Minari dataset")):
+        with pytest.raises(DatasetError, match=message):
+            online_stage(stage_of(wm, tmp_path / "taken", online_dataset=dataset), learner=LEARNER, progress=False)
+    assert not list((tmp_path / "taken" / "replay").glob("episode_*"))
+
+
+def test_a_finished_run_still_leaves_a_dataset_that_is_missing(agent, wm):
+    online_stage(stage_of(wm, agent, online_dataset="swing/later-v0"), learner=LEARNER, progress=False)
+    assert Demos.load("swing/later-v0", load_agent(agent).world_model.observation_spec.config).num_episodes == 4
+
+
 def test_a_killed_run_goes_on_as_if_it_had_not_stopped(agent, wm, tmp_path, monkeypatch):
     class Killed(Exception):
         pass

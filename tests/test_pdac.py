@@ -240,7 +240,7 @@ def test_what_the_expert_does_is_rewarded_and_what_others_do_is_not():
 
 def test_the_present_discriminator_rewards_the_very_batch_that_is_learned_from(slide):
     run = slide.run()
-    while run.made < 40:
+    while run.rounds.made < 40:
         run._play()
     for _ in range(3):
         target = run.model.policy.critic_target.features_extractor

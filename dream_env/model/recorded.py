@@ -8,25 +8,30 @@ from dream_env.model.world_model import WorldModel
 from dream_env.recordings.demos import Demos
 
 
+def recordings_of(demos: Demos, expert: EncodedDemos) -> Demos:
+    """The expert's episodes, in its order, of ``demos``, the whole dataset that they were encoded from.
+
+    Raises:
+        DatasetError: if it has no such episodes (any more).
+    """
+    indices, lengths = expert.indices.tolist(), expert.lengths.tolist()
+    known = dict(zip(demos.indices.tolist(), demos.lengths.tolist(), strict=True))
+    for index, length in zip(indices, lengths, strict=True):
+        if known.get(index) != length:
+            raise DatasetError(
+                f"the expert's episode {index} has {length} steps, but in {demos.source.dataset!r} it has "
+                f"{known.get(index, 'no')}: the dataset is not the one the world model was fitted to. Put that one "
+                f"back, or fit again"
+            )
+    return demos.select([demos.indices.tolist().index(index) for index in indices])
+
+
 class Recorded:
     """The recordings behind encoded demonstrations: packed observations, by the row numbers of the model states."""
 
     def __init__(self, demos: Demos, expert: EncodedDemos) -> None:
-        """Take the expert's episodes from ``demos``, which is the whole dataset that they were encoded from.
-
-        Raises:
-            DatasetError: if it has no such episodes (any more).
-        """
-        indices, lengths = expert.indices.cpu().numpy(), expert.lengths.cpu().numpy()
-        known = dict(zip(demos.indices.tolist(), demos.lengths.tolist(), strict=True))
-        for index, length in zip(indices.tolist(), lengths.tolist(), strict=True):
-            if known.get(index) != length:
-                raise DatasetError(
-                    f"the expert's episode {index} has {length} steps, but in {demos.source.dataset!r} it has "
-                    f"{known.get(index, 'no')}: the dataset is not the one the world model was fitted to. Put that one "
-                    f"back, or fit again"
-                )
-        chosen = demos.select([demos.indices.tolist().index(index) for index in indices])
+        """Take the expert's episodes from ``demos``; see ``recordings_of``."""
+        chosen, lengths = recordings_of(demos, expert), expert.lengths.cpu().numpy()
         self._episodes = [chosen.episode(i).obs for i in range(chosen.num_episodes)]
         ends = np.cumsum(lengths + 1)
         self._first_row = ends - lengths - 1

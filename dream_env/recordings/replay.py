@@ -40,6 +40,20 @@ FORMAT = 1
 """Raised when the layout changes."""
 
 
+def check_new_dataset(dataset: str) -> None:
+    """See that a dataset of this id can be made.
+
+    Raises:
+        DatasetError: if Minari would not take the id, or there is such a dataset already.
+    """
+    try:
+        parse_dataset_id(dataset)
+    except (ValueError, TypeError) as error:  # TypeError: an id without a version
+        raise DatasetError(f"{dataset!r} is no id for a Minari dataset; ids look like pong/played-v0") from error
+    if dataset_folder(dataset).exists():
+        raise DatasetError(f"there is a dataset {dataset!r} already; name another, or delete {dataset_folder(dataset)}")
+
+
 class Replay:
     """Episodes that were played, on disk. Sampled like ``Demos``; grows with ``add``, shrinks with ``cut``."""
 
@@ -226,14 +240,7 @@ class Replay:
         """
         if not self._episodes:
             raise DatasetError(f"{self.folder} holds no episode yet, so no dataset {dataset!r} can be made of it")
-        try:
-            parse_dataset_id(dataset)
-        except (ValueError, TypeError) as error:  # TypeError: an id without a version
-            raise DatasetError(f"{dataset!r} is no id for a Minari dataset; ids look like pong/played-v0") from error
-        if dataset_folder(dataset).exists():
-            raise DatasetError(
-                f"there is a dataset {dataset!r} already; name another, or delete {dataset_folder(dataset)}"
-            )
+        check_new_dataset(dataset)
         waiting = unfinished_folder(dataset)
         links = [waiting / self._path(index, "hdf5").name for index in range(self.num_episodes)]
         try:
