@@ -138,6 +138,14 @@ def test_a_folder_is_gone_on_with(tmp_path):
     assert_same(vector_replay(tmp_path / "opened"), unbroken)
 
 
+def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    replay = vector_replay("runs/replay")
+    replay.add(vectors()[0])
+    assert_same(vector_replay(tmp_path / "runs" / "replay"), replay)
+    assert not (tmp_path / "runs" / "replay" / "runs").exists()
+
+
 def test_cut_forgets_the_later_ones_for_good(tmp_path):
     replay, straight = vector_replay(tmp_path / "a"), vector_replay(tmp_path / "b")
     others = vectors(lengths=(6, 3), seed=5)

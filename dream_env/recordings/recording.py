@@ -180,8 +180,9 @@ def _check_finite(broken: str, env: Env, step: int, seed: int) -> None:
 
 
 def _new_storage(folder: Path, env: Env) -> MinariStorage:
+    # Minari appends a relative folder to itself.
     return MinariStorage.new(
-        folder, env.observation_space, env.action_space, env.spec, jpeg_encoding=False
+        folder.resolve(), env.observation_space, env.action_space, env.spec, jpeg_encoding=False
     )  # fmt: skip
 
 
