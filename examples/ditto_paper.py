@@ -14,7 +14,7 @@ result file, and the folders of ``$MINARI_DATASETS_PATH`` and ``$DREAM_ENV_CACHE
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from runner import Engine, run, spread
