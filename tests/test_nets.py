@@ -10,7 +10,6 @@ from dream_env.model.nets import (
     FlatDecoder,
     FlatEncoder,
     NormGRUCell,
-    UpConv,
     mlp,
 )
 
@@ -56,26 +55,6 @@ def test_the_decoders_first_product_is_a_transposed_convolution_of_one_pixel():
     feat = torch.randn(6, 7)
     expected = decoder.layers(convolution(decoder.project(feat)[..., None, None]))
     torch.testing.assert_close(decoder(feat), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("kernel", "side"), [(5, 5), (6, 13)])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_the_up_convolution_is_a_transposed_convolution(kernel, side, precision):
-    up = UpConv(4, 3, kernel)
-    plain = nn.ConvTranspose2d(4, 3, kernel, stride=2)
-    plain.load_state_dict(up.state_dict())
-    image = torch.randn(2, 4, side, side).to(memory_format=torch.channels_last)
-    results = []
-    for layer in (up, plain):
-        x = image.clone().requires_grad_()
-        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
-            y = layer(x.to(precision))
-        y.float().square().sum().backward()
-        results.append((y, x.grad, layer.weight.grad, layer.bias.grad))
-    tolerance = 1e-4 if precision == torch.float32 else 3e-2
-    for ours, theirs in zip(*results, strict=True):
-        assert ours.dtype == theirs.dtype
-        assert (ours - theirs).norm() <= tolerance * theirs.norm()
 
 
 def test_a_picture_of_one_channel_goes_through_the_encoder_channels_last():

@@ -1,13 +1,16 @@
 """The networks between observations and latents: convolutional and plain encoders and decoders, and the recurrent cell."""
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from dream_env.model.convolutions import Conv, UpConv
+from dream_env.model.products import Linear
 
 Activation = Literal["elu", "silu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "silu": nn.SiLU}
@@ -26,7 +29,7 @@ def mlp(sizes: list[int], activation: Activation, *, last_linear: bool = True) -
     layers: list[nn.Module] = []
     for i, (width_in, width_out) in enumerate(pairwise(sizes)):
         bare = last_linear and i == len(sizes) - 2
-        layers.append(nn.Linear(width_in, width_out))
+        layers.append(Linear(width_in, width_out))
         if not bare:
             layers += [nn.LayerNorm(width_out), activation_module(activation)]
     return nn.Sequential(*layers)
@@ -40,7 +43,7 @@ class ConvEncoder(nn.Module):
         widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise(widths):
-            layers += [nn.Conv2d(width_in, width_out, kernel_size=4, stride=2), activation_module(activation)]
+            layers += [Conv(width_in, width_out, kernel_size=4), activation_module(activation)]
         self.layers = nn.Sequential(*layers)
         self.embed_size = 8 * depth * 2 * 2
 
@@ -50,57 +53,6 @@ class ConvEncoder(nn.Module):
         image = image.to(memory_format=torch.channels_last)
         embed: Tensor = self.layers(image)
         return embed.flatten(1)
-
-
-class _SubPixel(torch.autograd.Function):
-    """See ``UpConv``."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        width_in, width_out, odd = weight.shape[0], weight.shape[1], weight.shape[-1] % 2
-        weight = F.pad(weight, (0, odd, 0, odd))
-        half = weight.shape[-1] // 2
-        # (in, out, half, row parity, half, column parity) → one small kernel for each parity of the output's row and column.
-        kernels = weight.view(width_in, width_out, half, 2, half, 2).flip(2, 4).permute(1, 3, 5, 0, 2, 4)
-        kernels = kernels.reshape(4 * width_out, width_in, half, half).to(memory_format=torch.channels_last)
-        quarters = F.conv2d(x, kernels, bias.repeat_interleave(4), padding=half - 1)
-        image = F.pixel_shuffle(quarters, 2)
-        return image[..., :-1, :-1].contiguous(memory_format=torch.channels_last) if odd else image
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        stride, zeros, ones = [2, 2], [0, 0], [1, 1]
-        gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-            gradient, x, weight, [weight.shape[1]], stride, zeros, ones, True, zeros, 1, [True, True, True]
-        )
-        return gradients
-
-
-class UpConv(nn.ConvTranspose2d):
-    """A transposed convolution of stride 2; on a CPU computed as an ordinary one of half the kernel, and a pixel shuffle.
-
-    Each output pixel takes every second row and column of the kernel, which ones by its parity: four small kernels side by
-    side (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?"). The sums are the same; libraries
-    run the last layer two to three times as fast so, and in half precision the first one five times. Only the way there:
-    the way back is quickest as the library has it.
-    """
-
-    def __init__(self, width_in: int, width_out: int, kernel_size: int) -> None:
-        super().__init__(width_in, width_out, kernel_size, stride=2)
-
-    def forward(
-        self, x: Float[Tensor, "batch in height width"], output_size: list[int] | None = None
-    ) -> Float[Tensor, "batch out height_out width_out"]:
-        if x.device.type != "cpu":
-            return super().forward(x, output_size)
-        assert self.bias is not None
-        # Under autocast x is in half precision already; inside the function nothing would cast for the way back.
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        image: Tensor = _SubPixel.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-        return image
 
 
 class ConvDecoder(nn.Module):
@@ -113,8 +65,8 @@ class ConvDecoder(nn.Module):
     def __init__(self, feat_size: int, channels: int, depth: int, activation: Activation) -> None:
         super().__init__()
         self.first_shape = (4 * depth, 5, 5)
-        self.project = nn.Linear(feat_size, 32 * depth)
-        self.first = nn.Linear(32 * depth, 4 * depth * 5 * 5)
+        self.project = Linear(feat_size, 32 * depth)
+        self.first = Linear(32 * depth, 4 * depth * 5 * 5)
         self.layers = nn.Sequential(
             activation_module(activation),
             UpConv(4 * depth, 2 * depth, kernel_size=5),
@@ -166,15 +118,18 @@ class NormGRUCell(nn.Module):
 
     def __init__(self, input_size: int, deter: int) -> None:
         super().__init__()
-        self.gates = nn.Linear(input_size + deter, 3 * deter, bias=False)
+        self.gates = Linear(input_size + deter, 3 * deter, bias=False)
         self.norm = nn.LayerNorm(3 * deter)
 
     def forward(
-        self, x: Float[Tensor, "batch input"], deter_t: Float[Tensor, "batch deter"]
+        self,
+        x: Float[Tensor, "batch input"],
+        deter_t: Float[Tensor, "batch deter"],
+        product: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "batch deter"]:
-        gates = self.gates(
-            torch.cat([x, deter_t], dim=-1)
-        ).float()  # under autocast only the product is in half precision
+        """``product`` stands for ``gates`` where a loop over time has something quicker."""
+        product = product or self.gates
+        gates = product(torch.cat([x, deter_t], dim=-1)).float()  # under autocast only the product is in half precision
         reset, candidate, update = self.norm(gates).chunk(3, dim=-1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1.0)

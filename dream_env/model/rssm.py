@@ -4,6 +4,7 @@
 what a dream steps. An ensemble of prior heads (one by default) makes disagreement measurable (CMIL §3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from dream_env.latent import Latent
 from dream_env.model.nets import Activation, EnsembleMLP, NormGRUCell, activation_module, mlp
+from dream_env.model.products import Linear, Unrolled
 from dream_env.model.stochastic import Categorical, Gaussian, Stochastic
 
 
@@ -45,6 +47,16 @@ class Observed:
     prior: Float[Tensor, "time batch params"]
 
 
+@dataclass(frozen=True)
+class _Products:
+    """The layers that every step of the filter needs: as they are, or made for a whole sequence."""
+
+    cell_from_stoch: Callable[[Tensor], Tensor]
+    gates: Callable[[Tensor], Tensor]
+    posterior_from_deter: Callable[[Tensor], Tensor]
+    posterior_out: Callable[[Tensor], Tensor]
+
+
 class RSSM(nn.Module):
     """See the module; actions come encoded (one-hot or scaled), observations embedded."""
 
@@ -59,14 +71,14 @@ class RSSM(nn.Module):
         hidden = config.hidden
         # A layer whose input is a concatenation is written as a sum of two products: the half that is known for the whole
         # sequence (actions, embeddings) is then computed outside the time loop.
-        self.cell_from_stoch = nn.Linear(self.stoch_size, hidden)
-        self.cell_from_action = nn.Linear(action_size, hidden, bias=False)
+        self.cell_from_stoch = Linear(self.stoch_size, hidden)
+        self.cell_from_action = Linear(action_size, hidden, bias=False)
         self.cell_norm = nn.LayerNorm(hidden)
         self.cell = NormGRUCell(hidden, config.deter)
-        self.posterior_from_deter = nn.Linear(config.deter, hidden)
-        self.posterior_from_embed = nn.Linear(embed_size, hidden, bias=False)
+        self.posterior_from_deter = Linear(config.deter, hidden)
+        self.posterior_from_embed = Linear(embed_size, hidden, bias=False)
         self.posterior_norm = nn.LayerNorm(hidden)
-        self.posterior_out = nn.Linear(hidden, self.stochastic.params_size)
+        self.posterior_out = Linear(hidden, self.stochastic.params_size)
         self.activation = activation_module(config.activation)
         params_size = self.stochastic.params_size
         self.prior_net: nn.Module = (
@@ -99,16 +111,28 @@ class RSSM(nn.Module):
         chosen: Tensor = everyone[member, torch.arange(len(member), device=member.device)]
         return chosen.float()
 
-    def _advance(self, latent_t: Latent, action_part: Tensor) -> Float[Tensor, "batch deter"]:
+    def _products(self) -> _Products:
+        return _Products(self.cell_from_stoch, self.cell.gates, self.posterior_from_deter, self.posterior_out)
+
+    def _unrolled(self) -> _Products:
+        layers = self.cell_from_stoch, self.cell.gates, self.posterior_from_deter, self.posterior_out
+        return _Products(*(Unrolled(layer) for layer in layers))
+
+    def _advance(
+        self, latent_t: Latent, action_part: Tensor, products: _Products | None = None
+    ) -> Float[Tensor, "batch deter"]:
+        products = products or self._products()
         # .float() is for training under autocast, where products come in half precision; all else stays float32.
-        x = self.activation(self.cell_norm((self.cell_from_stoch(latent_t.stoch) + action_part).float()))
-        deter: Tensor = self.cell(x, latent_t.deter)
+        x = self.activation(self.cell_norm((products.cell_from_stoch(latent_t.stoch) + action_part).float()))
+        deter: Tensor = self.cell(x, latent_t.deter, products.gates)
         return deter
 
-    def _posterior(self, deter: Tensor, embed_part: Tensor) -> Float[Tensor, "batch params"]:
-        hidden = self.activation(self.posterior_norm((self.posterior_from_deter(deter) + embed_part).float()))
-        params: Tensor = self.posterior_out(hidden)
-        return params.float()
+    def _posterior(
+        self, deter: Tensor, embed_part: Tensor, products: _Products | None = None
+    ) -> Float[Tensor, "batch params"]:
+        products = products or self._products()
+        hidden = self.activation(self.posterior_norm((products.posterior_from_deter(deter) + embed_part).float()))
+        return products.posterior_out(hidden).float()
 
     def observe(
         self,
@@ -123,14 +147,16 @@ class RSSM(nn.Module):
         action_part = self.cell_from_action(action_tm1 * keep)  # nothing was done before a first row
         embed_part = self.posterior_from_embed(embed)
         latent = self.initial(is_first.shape[1]) if start is None else start
-        fresh = is_first.any(dim=1).tolist()  # one look at the flags, not one a step
+        # One look at the flags, not one a step; a GPU would have to stop for even that one, so there every row is multiplied.
+        fresh = is_first.any(dim=1).tolist() if embed.device.type == "cpu" else [True] * len(embed)
+        products = self._unrolled()
         latents, posteriors = [], []
         sample_noise = noise[..., : self.stochastic.noise_size]
         for t in range(len(embed)):
             if fresh[t]:
                 latent = latent.map(lambda half, t=t: half * keep[t])  # type: ignore[misc]
-            deter = self._advance(latent, action_part[t])
-            posterior = self._posterior(deter, embed_part[t])
+            deter = self._advance(latent, action_part[t], products)
+            posterior = self._posterior(deter, embed_part[t], products)
             latent = Latent(deter, self.stochastic.sample(posterior, sample_noise[t]))
             latents.append(latent)
             posteriors.append(posterior)
