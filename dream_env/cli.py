@@ -4,6 +4,7 @@ dream-env collect · fit · imitate · evaluate · report · run · plugins
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ def _collect(words: list[str]) -> None:
 def _fit(words: list[str]) -> None:
     default = FitStage.of(_peek(words, "--preset", "small"), "", Path())
     vars(default).update(dataset=tyro.MISSING, out=tyro.MISSING)  # no preset has these: they stay required
-    print(f"world model: {fit_stage(_parse(FitStage, 'fit', words, default))}")
+    folder = fit_stage(_parse(FitStage, "fit", words, default))
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+        print(f"world model: {folder}")
 
 
 def _imitate(words: list[str]) -> None:

@@ -50,6 +50,11 @@ def online_stage(
         raise ConfigError(
             "--tail keeps the last policies of a training in the dream; with --online-steps there is no such row"
         )
+    if stage.precision != "float32":
+        raise ConfigError(
+            "--precision is of dreams in a model that stands still; with --online-steps the model goes on learning. Leave "
+            "--precision out"
+        )
     reward = load_reward(reward or type(learner).usual_reward)
     dream = DreamEnv(
         stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device
@@ -58,7 +63,7 @@ def online_stage(
     whole = Demos.load(dream.world_model.source.dataset, dream.world_model.observation_spec.config)
     demos = recordings_of(whole, dream.expert)
     identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
-    for name in ("out", "device", "online_workers", "online_dataset"):
+    for name in ("out", "device", "precision", "online_workers", "online_dataset"):
         identity.pop(name)
     claim(out, "imitate", plain(identity))
     source = dream.world_model.source

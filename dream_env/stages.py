@@ -3,7 +3,7 @@
 collect → a Minari dataset        fit → wm/        imitate → ditto/        evaluate → ditto/evaluation.csv
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,8 @@ from dream_env.measuring.evaluation import action_agreement, latent_distance, re
 from dream_env.measuring.video import open_loop_video
 from dream_env.model.encoded import encode, load_encoded, save_encoded
 from dream_env.model.fitting import FitConfig, fit
+from dream_env.model.graphed import Graph
+from dream_env.model.parallel import Processes, joined
 from dream_env.model.recorded import Recorded
 from dream_env.model.world_model import PRESETS, Precision, Preset, WorldModel, WorldModelConfig
 from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
@@ -35,7 +37,10 @@ from dream_env.spaces import ObservationConfig
 def fast_precision(device: str) -> Precision:
     """bfloat16 where the processor has units for it (measured: 1.8 times the float32 rate on such a CPU), else float32."""
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        if not torch.cuda.is_available():
+            raise ConfigError(f"--device {device}: this PyTorch ({torch.__version__}) sees no GPU; take --device cpu")
+        # Not torch.cuda.is_bf16_supported: older GPUs than Ampere's emulate it, and are slower than in float32.
+        return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float32"
     return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
@@ -66,9 +71,11 @@ class FitStage:
     """Further datasets of the same environment that the model learns from and nobody imitates: any policy's, the more
     different from the expert the better."""
     device: str = "cpu"
-    """Where to train: cpu, cuda, cuda:1 …"""
+    """Where to train: cpu, cuda, cuda:1 …; with torchrun cuda means a GPU for each process."""
     precision: Precision | None = None
     """Arithmetic of matrix products in training; chosen by the processor unless given."""
+    graph: Graph = "auto"
+    """On a GPU: record a training step once and launch it as a whole from then on (auto), or run operation by operation (off)."""
 
     @classmethod
     def of(cls, preset: str, dataset: str, out: Path) -> "FitStage":
@@ -82,27 +89,47 @@ class FitStage:
 
 
 def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
-    """Fit, encode the demonstrations, and leave the model with ``expert_*.safetensors metrics.csv open_loop.mp4``."""
+    """Fit, encode the demonstrations, and leave the model with ``expert_*.safetensors metrics.csv open_loop.mp4``.
+
+    Under torchrun every process makes this call; they train together and the first one writes (``dream_env.model.parallel``).
+    """
+    with joined(stage.device) as (processes, device):
+        _fit_together(replace(stage, device=device), processes, progress=progress and processes.first)
+        processes.wait()  # until the first has written everything
+    return stage.out
+
+
+def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> None:
     out = stage.out
-    demos = Demos.load(stage.dataset, stage.observation, progress=progress)
+    demos, *others = processes.first_then_others(
+        lambda: [Demos.load(name, stage.observation, progress=progress) for name in (stage.dataset, *stage.also)]
+    )
     if not 1 <= stage.held_out < demos.num_episodes:
         raise DatasetError(
             f"{stage.dataset} has {demos.num_episodes} episodes, of which {stage.held_out} are to be held out; it needs at "
             f"least one to learn from and one to measure on"
         )
-    others = [Demos.load(dataset, stage.observation, progress=progress) for dataset in stage.also]
     recordings = Mixture([demos, *others])
     recordings.windows(stage.train.length)
-    claim(out, "fit", _fit_identity(stage))
-    if (out / "meta.json").is_file():
-        return out  # finished before
-    torch.manual_seed(stage.train.seed)
+    processes.check(stage.train.batch)
     precision = stage.precision or fast_precision(stage.device)
+    processes.once(lambda: claim(out, "fit", _fit_identity(stage)))
+    if (out / "meta.json").is_file():
+        return  # finished before
+    torch.manual_seed(stage.train.seed)
     train, held_out = demos.split(stage.held_out)
     world_model = WorldModel(
         stage.model, demos.observation_spec, demos.action_spec, demos.source, recordings.statistics
     ).with_precision(precision).to(stage.device)  # fmt: skip
     store = Store(out)
+    rows = fit(
+        world_model, Mixture([train, *others]), stage.train, held_out=held_out, store=store, graph=stage.graph,
+        processes=processes,
+    )  # fmt: skip
+    if not processes.first:
+        for _ in rows:  # the first logs them
+            pass
+        return
     saved = store.latest_folder()
     start = int(saved.name) if saved else 0
     clock = Clock(out, start)
@@ -110,7 +137,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
         MetricsLog(out, "update", start) as log,
         progress_bar("fit", stage.train.updates, "updates", start=start, enabled=progress) as advance,
     ):
-        for metrics in fit(world_model, Mixture([train, *others]), stage.train, held_out=held_out, store=store):
+        for metrics in rows:
             log.add({**metrics, "minutes": clock.minutes()})
             advance(int(metrics["update"]), loss=metrics["loss"], **_shown(metrics))
     for split, episodes in (("train", train), ("held_out", held_out)):
@@ -128,7 +155,6 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
     }  # fmt: skip
     checkpoint.save(world_model, out, meta)
     store.clear()
-    return out
 
 
 def _fit_identity(stage: FitStage) -> dict[str, Any]:
@@ -169,6 +195,9 @@ class ImitateStage:
     """Seed of the policy's weights, its actions and the dreams."""
     device: str = "cpu"
     """Where to dream and learn: cpu, cuda, cuda:1 …"""
+    precision: Precision = "float32"
+    """Arithmetic of the matrix products of a dream's steps: bfloat16 is about twice as fast where the processor has units
+    for it. Learners that branch off recorded states by themselves (cmil, vmail) stay in float32."""
     snapshots: int = 10
     """Policies kept on the way, so that `evaluate` can show the real return through training; 0 keeps none."""
     tail: int = 0
@@ -196,12 +225,13 @@ def imitate_stage(
     reward = load_reward(reward)
     learner = resolve_learner(learner) if isinstance(learner, str) else learner
     dream = DreamEnv(
-        stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device
-    )
+        stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device,
+        precision=stage.precision,
+    )  # fmt: skip
     held_out = load_encoded(checkpoint.model_folder(stage.wm), "held_out", stage.device)
     held_out.windows(stage.horizon)
     identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
-    for name in ("out", "device"):
+    for name in ("out", "device", "precision"):
         identity.pop(name)
     claim(out, "imitate", plain(identity))
     if (out / "meta.json").is_file():

@@ -52,7 +52,7 @@ class ExpertReplay:
     def __init__(self, dreams: Dreams) -> None:
         self._dreams = dreams
         self._twin = Dreams(
-            dreams.num, dreams.world_model, dreams.expert, dreams.reward, dreams.horizon, terminate=False
+            dreams.num, dreams.world_model, dreams.expert, dreams.reward, dreams.horizon, False, dreams.precision
         )
         self._twin.recorder = None  # the reward learns from the learner's dreams alone
 

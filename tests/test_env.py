@@ -273,6 +273,40 @@ def test_a_dream_step_is_one_step_of_the_world_model():
     np.testing.assert_allclose(obs[:, :32], deter.detach().numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"gaussian": True, "ensemble": 3}])
+def test_a_dream_in_half_precision_takes_nearly_the_same_steps(options):
+    world_model = tiny_world_model(**options)
+    before = {name: tensor.clone() for name, tensor in world_model.state_dict().items()}
+    full, half = (make_dream(64, world_model=world_model, precision=p) for p in ("float32", "bfloat16"))
+    for envs in (full, half):
+        envs.reset(seed=0)
+    actions = np.random.default_rng(0).integers(3, size=64)
+    (obs, reward, *_), (half_obs, half_reward, *_) = full.step(actions), half.step(actions)
+    assert half_obs.dtype == np.float32
+    assert half.dreams.latent.deter.dtype == half.dreams.latent.stoch.dtype == torch.float32
+    deter = np.abs(obs - half_obs)[:, : world_model.deter_size]
+    assert 0 < deter.max() < 0.02
+    assert np.abs(reward - half_reward).max() < 0.05
+    moved = (obs != half_obs)[:, world_model.deter_size :].reshape(64, -1).mean()
+    assert options or moved < 0.05  # one-hot samples change where a uniform lies within the error of a class's edge
+    play(half, HORIZON)
+    for name, tensor in world_model.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"{name} of the model itself was changed"
+
+
+def test_gradients_flow_through_a_dream_in_half_precision():
+    world_model = tiny_world_model(gaussian=True)
+    dreams = make_dream(2, world_model=world_model, precision="bfloat16").dreams
+    dreams.seed(torch.arange(2), dreams.everyone)
+    dreams.restart(dreams.everyone)
+    start = dreams.latent.map(lambda half: half.clone().requires_grad_())
+    dreams.latent = start
+    dreams.step(torch.tensor([0, 1]))
+    dreams.latent.feat.square().sum().backward()
+    assert start.deter.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in dreams.rssm.parameters())
+
+
 def test_torch_output_is_the_numpy_output():
     a, b = make_dream(3), make_dream(3, output="torch")
     b.reset(seed=5)
@@ -345,6 +379,7 @@ def test_a_world_model_object_needs_its_expert():
         ({"horizon": 0}, "horizon must be at least 1, not 0"),
         ({"render_scale": 0}, "render_scale must be at least 1"),
         ({"render_mode": "human"}, "render_mode must be"),
+        ({"precision": "float16"}, "precision must be one of float32, bfloat16, not 'float16'"),
         ({"output": "jax"}, 'output must be "numpy" or "torch", not \'jax\''),
     ],
 )

@@ -79,6 +79,15 @@ def test_the_last_layer_of_an_mlp_is_bare_if_asked(last_linear, last):
     assert sum(isinstance(layer, nn.LayerNorm) for layer in layers) == (1 if last_linear else 2)
 
 
+def test_without_gradients_the_recurrent_cell_computes_the_same():
+    cell = NormGRUCell(3, 256)
+    x, h = 10 * torch.randn(500, 3), torch.rand(500, 256) * 2 - 1
+    with torch.no_grad():
+        quick = cell(x, h)
+    assert quick.abs().max() <= 1
+    torch.testing.assert_close(quick, cell(x, h).detach(), atol=3e-7, rtol=0)
+
+
 def test_the_recurrent_cell_follows_its_formula():
     cell = NormGRUCell(3, 4)
     with torch.no_grad():

@@ -152,6 +152,8 @@ def test_who_stays_in_the_dream_is_refused(wm, tmp_path):
         online_stage(stage_of(wm, tmp_path / "no"), learner="ppo", progress=False)
     with pytest.raises(ConfigError, match="compares each step with the expert's"):
         online_stage(stage_of(wm, tmp_path / "no"), "ditto", LEARNER, progress=False)
+    with pytest.raises(ConfigError, match="--precision is of dreams in a model that stands still"):
+        online_stage(stage_of(wm, tmp_path / "no", precision="bfloat16"), learner=LEARNER, progress=False)
     with pytest.raises(ConfigError, match="imitate_stage stays in the dream"):
         imitate_stage(stage_of(wm, tmp_path / "no"))
     assert Learner.usual_reward == "ditto"

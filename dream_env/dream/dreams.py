@@ -15,7 +15,7 @@ from dream_env.errors import CheckpointError, PluginError
 from dream_env.functional import counter_uniform
 from dream_env.latent import Latent
 from dream_env.model.encoded import EncodedDemos
-from dream_env.model.world_model import WorldModel
+from dream_env.model.world_model import Precision, WorldModel
 from dream_env.plugin import Reward, Rollout, Transition
 
 _AHEAD = 2**18
@@ -29,7 +29,14 @@ class Dreams:
     """
 
     def __init__(
-        self, num: int, world_model: WorldModel, expert: EncodedDemos, reward: Reward, horizon: int, terminate: bool
+        self,
+        num: int,
+        world_model: WorldModel,
+        expert: EncodedDemos,
+        reward: Reward,
+        horizon: int,
+        terminate: bool,
+        precision: Precision = "float32",
     ) -> None:
         self.num = num
         self.world_model = world_model
@@ -37,6 +44,8 @@ class Dreams:
         self.reward = reward
         self.horizon = horizon
         self.terminate = terminate
+        self.precision = precision
+        self.rssm = world_model.rssm if precision == "float32" else world_model.rssm.in_half_precision()
         self.starts = expert.windows(horizon)  # (W,) rows an expert window may start at
         self.reward_metrics: dict[str, float] = {}
         self.seeds = self.starts.new_zeros(num)
@@ -77,7 +86,8 @@ class Dreams:
         at = slice(None) if which is None else which
         rows, step_t, latent_t = self.rows[at], self.steps[at], self.latent[at]
         noise = self._noise(which)
-        latent_tp1 = self.world_model.imagine_step(latent_t, action_t, noise[:, : self.world_model.noise_size])
+        encoded_t = self.world_model.action_spec.encode(action_t)
+        latent_tp1 = self.rssm.imagine_step(latent_t, encoded_t, noise[:, : self.world_model.noise_size])
         row_t = rows + step_t
         transition = Transition(
             latent_t=latent_t,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,10 +12,19 @@ from torch import Tensor
 
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
 from dream_env.errors import ConfigError, TrainingError
+from dream_env.model.graphed import Graph, GraphedStep, LossModule, Step, eager_step
+from dream_env.model.parallel import ALONE, Processes
 from dream_env.model.prediction import open_loop_error, reconstruction_metrics
-from dream_env.model.world_model import WorldModel
-from dream_env.recordings.demos import Demos
+from dream_env.model.prefetch import drawn_ahead
+from dream_env.model.world_model import Losses, WorldModel
+from dream_env.recordings.demos import Batch, Demos
 from dream_env.recordings.mixture import Mixture
+
+GPU_MEMORY_AT_PAPER_SIZE = 6 * 2**30
+"""Bytes of GPU memory that suffice for an update of ``WorldModelConfig.paper`` with ``FitConfig.paper`` (50 sequences of 50,
+64 × 64 gray), and of both ``paper_gaussian``: a test counts less than 4 GiB of weights, Adam's moments, gradients and activations
+where they are most, in float32; half of that again is for the libraries' work space and the allocator's rounding. It grows
+with batch × length."""
 
 
 @dataclass(frozen=True)
@@ -87,47 +97,89 @@ def fit(
     *,
     held_out: Demos | None = None,
     store: Store | None = None,
+    graph: Graph = "auto",
+    processes: Processes = ALONE,
 ) -> Iterator[dict[str, float]]:
     """Train in place, yielding a row of metrics every ``log_every`` updates (keys of ``prediction``; ``update`` counts).
 
     With a ``store`` the whole training state is saved every few minutes and at the end, and a second call goes on from there:
-    on a CPU the weights then equal those of an unbroken run to the last bit.
+    on a CPU the weights then equal those of an unbroken run to the last bit. On a GPU nothing in the loop makes the host wait:
+    batches are uploaded ahead (``prefetch``), forward and backward are one recorded graph unless ``graph`` is "off"
+    (``graphed``), and whether all is finite is looked at only where a row is made or a state saved.
+
+    With several ``processes`` (``parallel``) each makes this call, and each yields the same rows; the first alone saves.
 
     Raises:
         TrainingError: if the loss stops being finite; what the store holds is then the last good state.
     """
     demos.windows(config.length)  # raises before anything is spent
+    processes.check(config.batch)
+    device = world_model.device
     optimizer = torch.optim.Adam(world_model.parameters(), config.learning_rate, eps=config.adam_epsilon, fused=True)
     rng = np.random.default_rng(config.seed)
-    generator = torch.Generator(device=world_model.device).manual_seed(config.seed)
+    generator = torch.Generator(device=device).manual_seed(config.seed)
     update = 0
-    if store is not None and (saved := store.latest(world_model.device)) is not None:
+    if store is not None and (saved := store.latest(device)) is not None:
         update, tensors, state = saved
         _restore(world_model, optimizer, rng, generator, tensors, state)
+    processes.agree(update, "the update that was saved last")
+    processes.same_weights(world_model)
     world_model.train()
-    while update < config.updates:
-        batch = demos.sample(config.batch, config.length, rng).to(world_model.device)
-        noise = world_model.draw_noise(config.length, config.batch, generator)
-        losses = world_model.loss(batch, noise)
-        _set_learning_rate(optimizer, config, update)
-        optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(world_model.parameters(), config.clip).detach()
-        if not math.isfinite(float(norm)) or not math.isfinite(float(losses.total.detach())):
-            raise TrainingError(_diverged(update, losses.terms, store))
-        optimizer.step()
-        update += 1
-        if update % config.log_every == 0 or update == config.updates:
-            metrics = {"update": float(update), **reconstruction_metrics(world_model, batch, losses)}
-            metrics |= {"gradient_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
-            if held_out is not None and (update % config.test_every == 0 or update == config.updates):
-                metrics |= open_loop_error(world_model, held_out)
-            yield metrics
-        if store is not None and (store.due() or update == config.updates):
-            if not all(bool(parameter.isfinite().all()) for parameter in world_model.parameters()):
-                raise TrainingError(_diverged(update, {}, store))  # before it replaces the last good state
-            store.save(update, *_state(world_model, optimizer, rng, generator))
+    step = _step(world_model, graph, processes)
+    first_bad = torch.full((), -1, device=device)  # the update at which something was not finite, once there was one
+
+    def draw(rng: np.random.Generator) -> Batch:
+        return processes.share_batch(demos.sample(config.batch, config.length, rng))
+
+    with closing(drawn_ahead(draw, rng, device)) as batches:
+        while update < config.updates:
+            drawn = next(batches)
+            noise = processes.share(world_model.draw_noise(config.length, config.batch, generator))
+            losses = step(drawn.batch, noise)  # and with them the gradients
+            norm = torch.nn.utils.clip_grad_norm_(world_model.parameters(), config.clip).detach()
+            good = norm.isfinite() & losses.total.detach().isfinite()
+            first_bad = torch.where(good | (first_bad >= 0), first_bad, update)
+            _set_learning_rate(optimizer, config, update)
+            last = update + 1 == config.updates
+            logs = last or (update + 1) % config.log_every == 0
+            saves = store is not None and processes.first and (last or store.due())
+            if (logs or saves or not _only_queues(device)) and int(first_bad) >= 0:
+                raise TrainingError(_diverged(int(first_bad), losses.terms, store))
+            optimizer.step()
+            update += 1
+            if logs:
+                metrics = {"update": float(update)}
+                metrics |= reconstruction_metrics(world_model, *processes.whole(drawn.batch, losses))
+                metrics |= {"gradient_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
+                if held_out is not None and (update % config.test_every == 0 or last):
+                    metrics |= open_loop_error(world_model, held_out)
+                yield metrics
+            if store is not None and saves:
+                if not all(bool(parameter.isfinite().all()) for parameter in world_model.parameters()):
+                    raise TrainingError(_diverged(update, {}, store))  # before it replaces the last good state
+                store.save(update, *_state(world_model, optimizer, drawn.rng_state, generator))
+    world_model.zero_grad(set_to_none=True)  # those of a recorded step hold the recording's memory
     world_model.eval()
+
+
+def _step(world_model: WorldModel, graph: Graph, processes: Processes) -> Step:
+    """What turns a batch into gradients: mean gradients of all processes, as each of them then has."""
+    module = LossModule(world_model)
+    if graph == "off" or not _only_queues(world_model.device):
+        return eager_step(processes.wrapped(module))
+    recorded = GraphedStep(eager_step(module))
+
+    def step(batch: Batch, noise: Tensor) -> Losses:
+        losses = recorded(batch, noise)
+        processes.average_gradients(world_model.parameters())  # no message between processes is recorded
+        return losses
+
+    return step
+
+
+def _only_queues(device: torch.device) -> bool:
+    # A GPU's host runs ahead of it as long as it asks for no number, and would have to wait for each that it asked for.
+    return device.type == "cuda"
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, config: FitConfig, update: int) -> None:
@@ -139,12 +191,12 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: FitConfig, upda
 
 
 def _state(
-    world_model: WorldModel, optimizer: torch.optim.Optimizer, rng: np.random.Generator, generator: torch.Generator
+    world_model: WorldModel, optimizer: torch.optim.Optimizer, rng_state: dict[str, Any], generator: torch.Generator
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"model/{name}": tensor for name, tensor in world_model.state_dict().items()}
     tensors |= optimizer_tensors(optimizer, "optimizer")
     tensors["generator"] = generator.get_state()
-    return tensors, {"rng": rng.bit_generator.state}
+    return tensors, {"rng": rng_state}
 
 
 def _restore(

@@ -131,9 +131,16 @@ class NormGRUCell(nn.Module):
         product = product or self.gates
         gates = product(torch.cat([x, deter_t], dim=-1)).float()  # under autocast only the product is in half precision
         reset, candidate, update = self.norm(gates).chunk(3, dim=-1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        candidate = _tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1.0)
         return torch.lerp(deter_t, candidate, update)
+
+
+def _tanh(x: Tensor) -> Tensor:
+    """``tanh(x) = 2 σ(2x) − 1``: on a CPU torch's sigmoid takes an eighth of its tanh's time, a tenth of a dreamed step."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return torch.tanh(x)
+    return torch.sigmoid(2.0 * x).mul_(2.0).sub_(1.0)
 
 
 class EnsembleMLP(nn.Module):
@@ -154,7 +161,7 @@ class EnsembleMLP(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
 
     def forward(self, x: Float[Tensor, "batch input"]) -> Float[Tensor, "members batch output"]:
-        hidden = torch.matmul(x, self.weight_1) + self.bias_1  # (K, N, hidden)
+        hidden = torch.matmul(x.to(self.weight_1.dtype), self.weight_1) + self.bias_1  # (K, N, hidden)
         hidden = F.layer_norm(hidden, hidden.shape[-1:]) * self.norm_scale + self.norm_shift
         output: Tensor = torch.matmul(self.activation(hidden), self.weight_2) + self.bias_2
         return output
