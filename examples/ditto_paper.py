@@ -41,26 +41,32 @@ FEWER = _dreams(DREAMS)
 
 LEARNER = (*STANDARDIZED, *FEWER)
 
+PLAIN = ("--learner", "ditto")
+"""DITTO's learner as in table 1, to the letter."""
+
 METHODS: dict[str, tuple[str, ...]] = {
     "bc": ("--learner", "bc"),
     "dbc": ("--learner", "dbc"),
+    "ditto-plain": ("--reward", "ditto", *PLAIN),
+    "gail-plain": ("--reward", "gail", *PLAIN),
+    # Table 1's entropy keeps a policy near chance for millions of steps; let fall to nothing, sampling costs nothing either.
+    "ditto-annealed": ("--reward", "ditto", *PLAIN, "--entropy-end", "0"),
     "gail": ("--reward", "gail", *LEARNER),
-    "ditto-plain": ("--reward", "ditto", "--learner", "ditto"),  # the paper's, to the letter
     "ditto": ("--reward", "ditto", *LEARNER),
     "ditto-cv": ("--reward", "ditto", *LEARNER, "--control-variate"),
     "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),
     "ppo-anchor": ("--reward", "ditto", "--learner", "ppo", "--warm-start", "bc", "--anchor", "4"),
-    # What is compared, and how (DITTO's metric ablation); dot on h is "ditto" itself.
+    # What is compared, and how (DITTO's metric ablation); dot on h is "ditto-plain" itself.
     **{
-        f"{metric}-{space}": ("--reward", "ditto", "--ditto.metric", metric, "--ditto.space", space, *LEARNER)
+        f"{metric}-{space}": ("--reward", "ditto", "--ditto.metric", metric, "--ditto.space", space, *PLAIN)
         for metric in ("dot", "l2", "cosine", "nearest")
         for space in ("h", "z", "both")
         if (metric, space) != ("dot", "h")
     },
-    # Training horizons (Fig. 4, right), with about as many steps in an update of each; 15 is "ditto" itself.
+    # Training horizons (Fig. 4, right), with about as many steps in an update of each; 15 is "ditto-plain" itself.
     **{
-        f"horizon-{h}": ("--reward", "ditto", "--horizon", str(h), *STANDARDIZED, *_dreams(DREAMS * HORIZON // h))
+        f"horizon-{h}": ("--reward", "ditto", "--horizon", str(h), *PLAIN, "--num-envs", str(512 * HORIZON // h))
         for h in (3, 5, 10, 30, 50)
     },
 }

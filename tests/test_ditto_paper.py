@@ -49,7 +49,19 @@ def words_of(module, stage):
 
 
 @pytest.mark.parametrize(
-    "name", ["ditto-plain", "ditto-cv", "gail", "l2-both", "horizon-30", "bc", "dbc", "ppo-anchor"]
+    "name",
+    [
+        "ditto-plain",
+        "ditto-annealed",
+        "gail-plain",
+        "ditto-cv",
+        "gail",
+        "l2-both",
+        "horizon-30",
+        "bc",
+        "dbc",
+        "ppo-anchor",
+    ],
 )
 def test_a_method_is_flags_of_imitate(grid_of, monkeypatch, name):
     seen = []
@@ -59,6 +71,8 @@ def test_a_method_is_flags_of_imitate(grid_of, monkeypatch, name):
     if name == "ditto-plain":  # table 1
         assert (stage.num_envs, stage.horizon, learner.learning_rate, learner.entropy) == (512, 15, 3e-4, 0.05)
         assert not any([learner.standardize_rewards, learner.anchor, learner.control_variate])
+    if name == "ditto-annealed":
+        assert (learner.entropy_weight(0.0), learner.entropy_weight(1.0)) == (0.05, 0.0)
     if name == "ditto-cv":
         assert learner.control_variate
     if name == "l2-both":
@@ -72,7 +86,7 @@ def test_horizons_get_about_as_many_steps_in_an_update(grid_of):
             told = dict(itertools.pairwise(flags))
             steps[name] = int(told["--num-envs"]) * int(told["--horizon"])
     assert len(steps) >= 5
-    assert all(abs(n - 128 * 15) < 0.05 * 128 * 15 for n in steps.values()), steps
+    assert all(abs(n - 512 * 15) < 0.05 * 512 * 15 for n in steps.values()), steps
 
 
 def test_a_grid_records_fits_once_a_seed_and_does_every_cell_once(grid_of):
