@@ -57,16 +57,16 @@ METHODS: dict[str, tuple[str, ...]] = {
     "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),
     "ppo-anchor": ("--reward", "ditto", "--learner", "ppo", "--warm-start", "bc", "--anchor", "4"),
-    # What is compared, and how (DITTO's metric ablation); dot on h is "ditto-plain" itself.
+    # What is compared, and how (DITTO's metric ablation); dot on h is "ditto" itself.
     **{
-        f"{metric}-{space}": ("--reward", "ditto", "--ditto.metric", metric, "--ditto.space", space, *PLAIN)
+        f"{metric}-{space}": ("--reward", "ditto", "--ditto.metric", metric, "--ditto.space", space, *LEARNER)
         for metric in ("dot", "l2", "cosine", "nearest")
         for space in ("h", "z", "both")
         if (metric, space) != ("dot", "h")
     },
-    # Training horizons (Fig. 4, right), with about as many steps in an update of each; 15 is "ditto-plain" itself.
+    # Training horizons (Fig. 4, right), with about as many steps in an update of each; 15 is "ditto" itself.
     **{
-        f"horizon-{h}": ("--reward", "ditto", "--horizon", str(h), *PLAIN, "--num-envs", str(512 * HORIZON // h))
+        f"horizon-{h}": ("--reward", "ditto", "--horizon", str(h), *STANDARDIZED, *_dreams(DREAMS * HORIZON // h))
         for h in (3, 5, 10, 30, 50)
     },
 }

@@ -86,7 +86,7 @@ def test_horizons_get_about_as_many_steps_in_an_update(grid_of):
             told = dict(itertools.pairwise(flags))
             steps[name] = int(told["--num-envs"]) * int(told["--horizon"])
     assert len(steps) >= 5
-    assert all(abs(n - 512 * 15) < 0.05 * 512 * 15 for n in steps.values()), steps
+    assert all(abs(n - 128 * 15) < 0.05 * 128 * 15 for n in steps.values()), steps
 
 
 def test_a_grid_records_fits_once_a_seed_and_does_every_cell_once(grid_of):
