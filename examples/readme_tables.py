@@ -3,35 +3,20 @@
 What stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced; with ``--check`` a difference is an error.
 """
 
-import csv
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from dream_env.measuring import results
-from dream_env.measuring.tables import markdown, results_table, rows_table
+from dream_env.measuring.tables import results_table, rows_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "examples" / "results"
+sys.path.append(str(ROOT / "examples" / "benchmark"))
 
-
-def speed_table() -> str:
-    """``speed.csv`` as Markdown, one line a system."""
-    with (RESULTS / "speed.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    head = ("loop", "size", "system", "per CPU second, or MiB", "ratio to the best peer")
-    lines = [
-        (
-            row["loop"],
-            row["size"],
-            row["system"],
-            f"{float(row['units_per_cpu_second']):,.0f}",
-            row["ratio_to_best_peer"],
-        )
-        for row in rows
-    ]
-    return markdown(head, lines, text_columns=3)
+from speed_rows import read  # noqa: E402
+from speed_tables import speed_tables  # noqa: E402
 
 
 def grid_table(name: str) -> str:
@@ -45,9 +30,9 @@ def grid_table(name: str) -> str:
 def tables() -> dict[str, str]:
     """Every table by the name in its marker."""
     found = {"pong": results_table([RESULTS / "pong.csv"])}
-    found |= {name: grid_table(name) for name in ("ditto", "cmil") if (RESULTS / f"{name}.csv").is_file()}
+    found |= {name: grid_table(name) for name in ("ditto", "ditto_a3c", "cmil") if (RESULTS / f"{name}.csv").is_file()}
     if (RESULTS / "speed.csv").is_file():
-        found["speed"] = speed_table()
+        found["speed"] = speed_tables(read(RESULTS / "speed.csv"))
     return found
 
 

@@ -139,7 +139,7 @@ def flags():
 
 
 def test_every_flag_in_the_text_is_one_that_there_is(flags, monkeypatch):
-    others = {"--check", "--strict", "--explicit-package-bases"}  # of the tools named beside
+    others = {"--check", "--strict", "--explicit-package-bases", "--nproc-per-node"}  # of the tools named beside
     monkeypatch.syspath_prepend(ROOT / "examples")
     for name in ("ditto_paper.py", "cmil_paper.py"):
         grid = runpy.run_path(str(ROOT / "examples" / name))["Grid"]

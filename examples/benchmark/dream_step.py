@@ -1,68 +1,108 @@
-"""What a step of 512 dreams costs beyond the world model's own step: ``python examples/benchmark/dream_step.py``.
+"""How fast a world model dreams, beside its peers: ``python examples/benchmark/dream_step.py [--out speed.csv]``.
 
-Both are measured in turns, in CPU seconds of one thread, so that a busy neighbour hits both alike. The bare step is
-``world_model.imagine_step`` with noise and actions at hand; the dream's adds noise, expert, reward, checks and resets.
+The unit is a latent step: one dream, one step. Each turn is a whole dream of 15 steps, actions at hand, 512 dreams side by side
+at size S and 2500 at P (sizes as in ``world_model_step.py``; ``--num-envs`` for others). What differs between the systems:
+
+- dream-env's bare step is ``imagine_step`` of its RSSM, noise drawn. ``DreamEnv.step`` adds what an environment owes: the DITTO
+  reward against the expert's states, checks, infos, final observations, the reset of all dreams at the horizon, a random
+  stream for each dream of its own.
+- TorchRL's bare prior is ``RSSMPriorV3`` in a loop: no reward, no environment, no LayerNorm. Its ``ModelBasedEnvBase.rollout``
+  is that in its environment, with a reward of zero and neither expert nor horizon.
 """
 
 import argparse
-import statistics
-import time
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
-from speed_rows import SpeedRow, append
+from contest import Entry, contest, parse
+from contestant import System
+from peers import TORCHRL
+from speed_rows import append
+from synthetic import encoded, in_memory, world_model
+from work import ACTIONS, HORIZON, SIZES, Size
+from world_model_step import PRECISIONS, chosen_sizes, config_of
 
 from dream_env.dream.env import DreamEnv
-from dream_env.model.world_model import WorldModelConfig
-from dream_env.testing import tiny_expert, tiny_world_model
+from dream_env.model.world_model import WorldModel
+from dream_env.spaces import ObservationConfig
 
 
-def main() -> None:
-    """Print milliseconds a step and the overhead, and with ``--out`` append latent steps a CPU second."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-envs", type=int, default=512)
-    parser.add_argument("--preset", choices=["small", "paper"], default="small")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="result file to append to; its ratio is to the bare step")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    config = WorldModelConfig.small() if arguments.preset == "small" else WorldModelConfig.paper()
-    config = WorldModelConfig(rssm=config.rssm)  # pictures are not needed: plain networks
-    world_model = tiny_world_model(config=config)
-    expert = tiny_expert(world_model, episodes=20, steps=1000)
-    envs = DreamEnv(arguments.num_envs, wm=world_model, expert=expert)
-    envs.reset(seed=0)
-    steps = 4 * envs.horizon
-    actions = np.random.default_rng(0).integers(3, size=(steps, arguments.num_envs))
-    noise = torch.rand(steps, arguments.num_envs, world_model.noise_size)
+def dream_model(size: Size, device: str) -> WorldModel:
+    """A world model of a size without its convolutions: nobody looks at pictures here."""
+    config = replace(config_of(size, "float32"), image_net="mlp", width=16)
+    return world_model(config, in_memory(8, 1, 1, ObservationConfig(size=8))).to(device).eval()
+
+
+def bare(device: str, precision: str, size: dict[str, Any]) -> System:
+    """``imagine_step`` of the world model's RSSM in a loop."""
+    s = Size(**size)
+    model = dream_model(s, device)
+    rssm = model.rssm if precision == "float32" else model.rssm.in_half_precision()
+    actions = model.action_spec.encode(torch.randint(ACTIONS, (HORIZON, s.dreams), device=device))
+    generator = torch.Generator(device).manual_seed(0)
+    start = model.initial(s.dreams)
 
     @torch.no_grad()
-    def bare() -> None:
-        latent = expert.latents(torch.arange(arguments.num_envs))
-        for action, uniform in zip(actions, noise, strict=True):
-            latent = world_model.imagine_step(latent, torch.as_tensor(action), uniform)
+    def dream() -> None:
+        latent = start
+        for action in actions:
+            noise = torch.rand(s.dreams, model.noise_size, generator=generator, device=device)
+            latent = rssm.imagine_step(latent, action, noise)
+
+    return System(dream, s.dreams * HORIZON)
+
+
+def environment(device: str, precision: str, size: dict[str, Any], output: str) -> System:
+    """``DreamEnv.step`` with the DITTO reward, from reset to reset."""
+    s = Size(**size)
+    expert = encoded(s.deter, s.groups, s.classes, rows=20_000).to(device)
+    envs = DreamEnv(
+        s.dreams,
+        wm=dream_model(s, device),
+        expert=expert,
+        horizon=HORIZON,
+        output=output,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    envs.reset(seed=0)
+    chosen = torch.randint(ACTIONS, (HORIZON, s.dreams), device=device)
+    actions = list(chosen) if output == "torch" else list(chosen.cpu().numpy())
 
     def dream() -> None:
         for action in actions:
             envs.step(action)
 
-    seconds: dict[str, list[float]] = {"bare": [], "dream": []}
-    for _ in range(arguments.rounds):
-        for name, function in (("bare", bare), ("dream", dream)):
-            start = time.process_time()
-            function()
-            seconds[name].append((time.process_time() - start) / steps)
-    plain, whole = (statistics.median(seconds[name][1:]) for name in ("bare", "dream"))
-    ratios = [d / b for b, d in zip(seconds["bare"][1:], seconds["dream"][1:], strict=True)]
-    print(f"imagine_step {1e3 * plain:.2f} ms, DreamEnv.step {1e3 * whole:.2f} ms, {arguments.num_envs} dreams")
-    print(f"overhead {100 * (statistics.median(ratios) - 1):.1f} % (median of {len(ratios)} rounds)")
-    loop, size = "dream step (latent steps)", f"{arguments.preset} preset's RSSM, {arguments.num_envs} dreams"
-    rows = [
-        SpeedRow(loop, size, "bare imagine_step", arguments.num_envs / plain, 1.0),
-        SpeedRow(loop, size, "DreamEnv.step + reward", arguments.num_envs / whole, 1 / statistics.median(ratios)),
+    return System(dream, s.dreams * HORIZON)
+
+
+def entries(size: Size) -> list[Entry]:
+    """Who runs at a size."""
+    options = {"size": size.json()}
+    return [
+        *(Entry("imagine_step, bare", "dream_step:bare", options, p) for p in PRECISIONS),
+        *(
+            Entry(f"DreamEnv.step + reward, {output}", "dream_step:environment", {**options, "output": output}, p)
+            for p in PRECISIONS
+            for output in ("numpy", "torch")
+        ),
+        Entry("TorchRL 0.14 prior, bare", "peers:torchrl_prior", options, yardstick=True, install=TORCHRL),
+        Entry("TorchRL 0.14 prior, bare", "peers:torchrl_prior", options, "bfloat16", install=TORCHRL),
+        Entry("TorchRL 0.14 ModelBasedEnv", "peers:torchrl_env", options, yardstick=True, install=TORCHRL),
     ]
-    append(rows, arguments.out)
+
+
+def main() -> None:
+    """Print, and with ``--out`` append, latent steps a second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["S", "P"])
+    parser.add_argument("--activation", choices=["elu", "silu"], help="the papers' elu unless given")
+    parser.add_argument("--num-envs", type=int, help="dreams; the size's unless given")
+    arguments, settings = parse(parser)
+    for size in chosen_sizes(arguments, settings.quick):
+        size = replace(size, dreams=arguments.num_envs or size.dreams)
+        label = f"{size.name}, {size.dreams} dreams, {size.activation}"
+        append(contest("dream step (latent steps)", label, entries(size), settings), settings.out)
 
 
 if __name__ == "__main__":

@@ -1,83 +1,128 @@
-"""How much memory a fit takes: ``python examples/benchmark/memory.py [pong/scripted-v0] [--size 64] [--out speed.csv]``.
+"""How much memory a fit takes, and whether files slow it: ``python examples/benchmark/memory.py [--out speed.csv]``.
 
-All of ``dream-env fit`` from nothing, conversion and encoding of the demonstrations included, in a cache and a run folder of
-its own. The peak of the resident set comes from the kernel. Part of it are pages of mapped files, which the system
-takes back whenever somebody else needs them; the anonymous part, read 20 times a second, is what the fit cannot do without.
+First all of ``dream-env fit`` from nothing, conversion and encoding included, in a cache and a run folder of its own. The peak of
+the resident set comes from the kernel. Part of it are pages of mapped files, which the system takes back whenever
+somebody else needs them; the anonymous part, read 20 times a second, is what the fit cannot do without. Then training alone, with
+batches from the converted files and, beside it, from the same arrays read into memory before.
+
+The recordings are made for the occasion, or are a Minari dataset that is named. A thousand Atari episodes are
+``--episodes 1000 --folder /somewhere/with/10/GB``: 2 million frames, 8.2 GB converted.
 """
 
 import argparse
 import os
-import resource
 import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from speed_rows import SpeedRow, append
+import numpy as np
+from contest import Entry, Settings, contest, parse, start
+from contestant import System, memory_mib
+from speed_rows import SpeedRow, append, machine
+from synthetic import record
+from work import SIDE
+from world_model_step import fitting, small_sizes
 
-
-def status_kib(name: str) -> int:
-    """An entry of this process's /proc/self/status, which Linux gives in KiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {name}; this needs Linux")
+from dream_env.model.fitting import FitConfig
+from dream_env.recordings.cache import cache_root, converted
+from dream_env.recordings.datasets import find_dataset
+from dream_env.recordings.demos import Demos
+from dream_env.spaces import ObservationConfig
+from dream_env.stages import FitStage, fast_precision, fit_stage
 
 
 class PeakAnonymous(threading.Thread):
-    """The largest ``RssAnon`` seen while running, in KiB."""
+    """The largest ``RssAnon`` seen while running, in MiB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.kib = 0
+        self.mib = 0.0
         self._stop_asked = threading.Event()
+        self.start()
 
     def run(self) -> None:
         while not self._stop_asked.wait(0.05):
-            self.kib = max(self.kib, status_kib("RssAnon"))
+            self.mib = max(self.mib, memory_mib("RssAnon"))
 
-    def finish(self) -> int:
+    def finish(self) -> float:
         """Stop, and return the peak."""
         self._stop_asked.set()
         self.join()
-        return self.kib
+        return self.mib
+
+
+def whole_fit(device: str, precision: str, dataset: str, side: int, quick: bool, updates: int, folder: str) -> System:
+    """``dream-env fit``, once."""
+    config, train = small_sizes(precision, quick)
+    observation = replace(ObservationConfig.small(), size=side)
+    train = replace(train, updates=updates, log_every=FitConfig.log_every)
+    stage = FitStage(
+        dataset, Path(folder), "small", config, train, observation, device=device, precision=config.precision
+    )
+    peak = PeakAnonymous()
+    frames = train.updates * train.batch * train.length
+    return System(
+        lambda: fit_stage(stage, progress=False), frames,
+        extra=lambda: {"anonymous_mib": peak.finish()}, warm_up=False,
+    )  # fmt: skip
+
+
+def training(device: str, precision: str, dataset: str, side: int, quick: bool, ram: bool) -> System:
+    """``fit`` alone, from files or from memory."""
+    observation = replace(ObservationConfig.small(), size=side)
+    demos = Demos.load(dataset, observation)
+    if ram:
+        data = converted(find_dataset(dataset), observation, cache_root())
+        data = replace(data, obs={name: np.array(x) for name, x in data.obs.items()})
+        demos = Demos(demos.source, observation, data)
+    return fitting(*small_sizes(precision, quick), demos, device)
+
+
+def fit_once(loop: str, size: str, entry: Entry, settings: Settings) -> list[SpeedRow]:
+    """One row with rates and the whole peak, one with the anonymous part of it."""
+    process = start(entry, settings)
+    process.ready()
+    cpu, wall = process.run(1)[""]
+    facts = process.facts()
+    process.close()
+    row = SpeedRow(
+        loop, size, entry.precision, entry.system, facts["units"] / cpu, facts["units"] / wall,
+        peak_rss_mib=facts["peak_rss_mib"], peak_gpu_mib=facts.get("peak_gpu_mib"), machine=machine(settings.device),
+        threads=settings.threads,
+    )  # fmt: skip
+    name = f"{entry.system}, anonymous memory"
+    rest = {"units_per_cpu_second": None, "units_per_wall_second": None, "peak_gpu_mib": None}
+    return [row, replace(row, system=name, peak_rss_mib=facts["anonymous_mib"], **rest)]  # type: ignore[arg-type]
 
 
 def main() -> None:
-    """Fit, print the peaks, and with ``--out`` append them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", nargs="?", default="pong/scripted-v0", help="Minari id")
-    parser.add_argument("--updates", type=int, default=200)
-    parser.add_argument("--size", type=int, help="side of the pictures; the preset's unless given")
-    parser.add_argument("--out", type=Path, help="result file to append to")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["DREAM_ENV_CACHE"] = f"{folder}/cache"  # a fresh one: converting counts too
-        from dream_env.recordings.demos import Demos
-        from dream_env.stages import FitStage, fit_stage
-
-        peak = PeakAnonymous()
-        peak.start()
-        stage = FitStage.of("small", arguments.dataset, Path(folder) / "wm")
-        train = replace(stage.train, updates=arguments.updates)
-        observation = replace(stage.observation, size=arguments.size or stage.observation.size)
-        fit_stage(replace(stage, train=train, observation=observation))
-        anonymous = peak.finish() / 1024
-        everything = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        high_water = status_kib("VmHWM") / 1024
-        assert abs(everything - high_water) < 1 + 0.01 * high_water, "the kernel's two peaks should be one number"
-        frames = Demos.load(arguments.dataset, observation).num_steps
-    loop = f"fit {frames:,} frames, peak RSS (MiB)"
-    size = f"small preset, pictures {observation.size} × {observation.size}"
-    append(
-        [
-            SpeedRow(loop, size, "dream-env, all", everything),
-            SpeedRow(loop, size, "dream-env, anonymous part", anonymous),
-        ],
-        arguments.out,
-    )
+    """Print, and with ``--out`` append, peaks and frames a second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", nargs="?", help="Minari id; recordings are made unless given")
+    parser.add_argument("--episodes", type=int, default=50, help="of the recordings that are made")
+    parser.add_argument("--steps", type=int, default=2000, help="of each of them")
+    parser.add_argument("--updates", type=int, default=200, help="of the fit from nothing")
+    parser.add_argument("--size", type=int, default=SIDE, help="side of the pictures")
+    parser.add_argument("--folder", type=Path, help="where temporary files go; they take what the frames take")
+    arguments, settings = parse(parser)
+    if settings.quick:
+        arguments.episodes, arguments.steps, arguments.updates, arguments.size = 4, 60, 2, 16
+    precision = fast_precision(settings.device)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as root:
+        os.environ["DREAM_ENV_CACHE"] = f"{root}/cache"  # a fresh one: converting counts too
+        dataset = arguments.dataset or str(record(Path(root), SIDE, arguments.episodes, arguments.steps))
+        frames = find_dataset(dataset).num_steps
+        size = f"{frames:,} frames of {arguments.size} × {arguments.size}"
+        options = {"dataset": dataset, "side": arguments.size, "quick": settings.quick}
+        whole = {**options, "updates": arguments.updates, "folder": f"{root}/wm"}
+        entry = Entry("dream-env fit, from conversion to encoding", "memory:whole_fit", whole, precision)
+        append(fit_once("fit from nothing (frames)", size, entry, settings), settings.out)
+        entries = [
+            Entry("from files", "memory:training", {**options, "ram": False}, precision),
+            Entry("from memory", "memory:training", {**options, "ram": True}, precision, yardstick=True),
+        ]
+        append(contest("fit from files or memory (frames)", size, entries, settings), settings.out)
 
 
 if __name__ == "__main__":

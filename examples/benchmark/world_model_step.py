@@ -1,174 +1,121 @@
-"""How fast a world model learns, beside TorchRL's: ``python examples/benchmark/world_model_step.py [--out speed.csv]``.
+"""How fast a world model learns, beside its peers: ``python examples/benchmark/world_model_step.py [--out speed.csv]``.
 
-One step is encode, observe, decode, KL, squared error, backward, clip and Adam. Size S: pictures of 64 × 64 × 1,
-DreamerV2's convolutions at depth 16, deter 256, 16 × 16 categoricals, hidden 256, 6 actions, 16 sequences of 32.
+One step is encode, observe, decode, KL, squared error, backward, clip and Adam; its unit is a frame. Size S: gray pictures of
+64 × 64, DreamerV2's convolutions at depth 16, deter 256, 16 × 16 categoricals, hidden 256, 6 actions, 16 sequences of 32. Size
+P is the papers': depth 48, deter 1024, 32 × 32, hidden 1000, 50 sequences, of which 10 frames are run instead of 50
+(``--time 50`` for all): a frame costs the same. Only dream-env has the small preset's plain networks.
 
-TorchRL's side (``pip install "torchrl==0.14.*"``; without it only our rates are shown) is its own ``RSSMRolloutV3``,
-``ObsEncoder`` and ``ObsDecoder``, with the loss and the optimiser of our side. What still differs is in its favour: its RSSM
-has no LayerNorm, its convolutions have the cheaper ReLU. All systems take turns, in CPU seconds of one thread, so that
-a busy neighbour hits all alike.
+What differs between the systems:
+
+- dream-env's is ``fit`` itself: it also draws its batches (from memory), looks whether all is finite, and computes metrics.
+- TorchRL's is ``ObsEncoder``, ``RSSMRolloutV3`` and ``ObsDecoder``, with our KL and squared error. It has no LayerNorm, ReLU in
+  the convolutions and SiLU elsewhere, which are cheaper than ELU; ``--activation silu`` gives the others SiLU too.
+- sheeprl's is its DreamerV2's ``world_model_loss``, which also has a reward: one linear layer here.
 """
 
 import argparse
-import importlib.metadata
-import importlib.util
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from speed_rows import SpeedRow, append
-from torch import Tensor, nn
-from torch.nn import functional as F
+from contest import Entry, contest, parse
+from contestant import System
+from peers import SHEEPRL, TORCHRL
+from speed_rows import append
+from synthetic import in_memory, world_model
+from work import SIDE, SIZES, Size
 
-from dream_env.functional import kl_categorical
-from dream_env.model.fitting import FitConfig
+from dream_env.model.fitting import FitConfig, fit
 from dream_env.model.rssm import RSSMConfig
-from dream_env.model.world_model import Precision, WorldModel, WorldModelConfig
-from dream_env.recordings.demos import Batch, Source
-from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
+from dream_env.model.world_model import WorldModelConfig
+from dream_env.recordings.demos import Demos
+from dream_env.spaces import ObservationConfig
 
-ACTIONS = 6
-BATCH, LENGTH = 16, 32
-DEPTH, DETER, GROUPS, CLASSES, HIDDEN = 16, 256, 16, 16, 256
-SIZE_S = WorldModelConfig(rssm=RSSMConfig("categorical", DETER, GROUPS, CLASSES, HIDDEN), image_net="cnn", depth=DEPTH)
-PEER = "TorchRL"
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16")
 
 
-def random_batch(side: int, batch: int, length: int) -> Batch:
-    """Noise and random actions: what is in the pictures does not change what a step costs."""
-    rng = np.random.default_rng(0)
-    is_first = torch.zeros(length, batch, dtype=torch.bool)
-    is_first[0] = True
-    return Batch(
-        {"image": torch.from_numpy(rng.integers(256, size=(length, batch, side, side, 1), dtype=np.uint8))},
-        torch.from_numpy(rng.integers(ACTIONS, size=(length, batch))),
-        is_first,
-        torch.zeros(length, batch, dtype=torch.bool),
-    )
+def config_of(size: Size, precision: str) -> WorldModelConfig:
+    """A size as dream-env writes it."""
+    rssm = RSSMConfig("categorical", size.deter, size.groups, size.classes, size.hidden, activation=size.activation)  # type: ignore[arg-type]
+    return WorldModelConfig(rssm=rssm, image_net="cnn", depth=size.depth, precision=precision)  # type: ignore[arg-type]
 
 
-def gradient_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """What every system does around its own loss."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+def fitting(config: WorldModelConfig, train: FitConfig, demos: Demos, device: str) -> System:
+    """``fit``, some updates a step."""
+    model = world_model(config, demos).to(device)
+    rows = fit(model, demos, train)
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        total = loss()
-        total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 100.0)
-        optimizer.step()
+    def count() -> None:
+        batch = demos.sample(train.batch, train.length, np.random.default_rng(0)).to(device)
+        noise = model.draw_noise(train.length, train.batch, torch.Generator(device))
+        model.loss(batch, noise).total.backward()
 
-    return step
-
-
-def ours(config: WorldModelConfig, side: int, batch: int, length: int) -> Callable[[], None]:
-    """A step of dream-env's world model, noise included."""
-    pictures = spaces.Box(0, 255, (side, side, 1), np.uint8)
-    spec = ObservationSpec.from_space(pictures, ObservationConfig(size=side))
-    model = WorldModel(config, spec, ActionSpec(spaces.Discrete(ACTIONS)), Source("", "", None, {}))
-    data = random_batch(side, batch, length)
-    generator = torch.Generator().manual_seed(0)
-    return gradient_step(model, lambda: model.loss(data, model.draw_noise(length, batch, generator)).total)
+    frames = train.batch * train.length
+    return System(lambda: next(rows), train.log_every * frames, count=(count, frames))
 
 
-def torchrl_step(precision: Precision) -> Callable[[], None]:
-    """The same step of TorchRL's world model, wired as its documentation has it."""
-    from tensordict import TensorDict
-    from tensordict.nn import TensorDictModule
-    from torchrl.modules import ObsDecoder, ObsEncoder
-    from torchrl.modules.models.model_based import RSSMPosteriorV3, RSSMPriorV3, RSSMRolloutV3
-
-    encoder = ObsEncoder(channels=DEPTH, in_channels=1)
-    prior = TensorDictModule(
-        RSSMPriorV3(
-            action_shape=(ACTIONS,), hidden_dim=HIDDEN, rnn_hidden_dim=DETER, num_categoricals=GROUPS,
-            num_classes=CLASSES, action_dim=ACTIONS,
-        ),
-        in_keys=["state", "belief", "action"],
-        out_keys=[("next", "prior_logits"), ("next", "state"), ("next", "belief")],
-    )  # fmt: skip
-    posterior = TensorDictModule(
-        RSSMPosteriorV3(
-            hidden_dim=HIDDEN, num_categoricals=GROUPS, num_classes=CLASSES, rnn_hidden_dim=DETER,
-            obs_embed_dim=8 * DEPTH * 2 * 2,
-        ),
-        in_keys=[("next", "belief"), ("next", "encoded_latents")],
-        out_keys=[("next", "posterior_logits"), ("next", "state")],
-    )  # fmt: skip
-    rollout = RSSMRolloutV3(prior, posterior)
-    decoder = ObsDecoder(channels=DEPTH, latent_dim=GROUPS * CLASSES + DETER, out_channels=1)
-    model = nn.ModuleList([encoder, rollout, decoder])
-
-    data = random_batch(64, BATCH, LENGTH)
-    pixels = data.obs["image"].permute(1, 0, 4, 2, 3).contiguous()  # TorchRL is batch-major: (batch, time, 1, 64, 64)
-    action = F.one_hot(data.action_tm1, ACTIONS).float().transpose(0, 1).contiguous()
-    is_init = data.is_first.transpose(0, 1).unsqueeze(-1)
-    state, belief = torch.zeros(BATCH, LENGTH, GROUPS * CLASSES), torch.zeros(BATCH, LENGTH, DETER)
-
-    def loss() -> Tensor:
-        target = pixels.float().sub_(127.5).div_(255.0)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            inputs = {"state": state, "belief": belief, "action": action, "is_init": is_init}
-            inputs |= {"next": {"encoded_latents": encoder(target)}}  # type: ignore[dict-item]
-            out = rollout(TensorDict(inputs, [BATCH, LENGTH]))
-            decoded = decoder(out["next", "state"], out["next", "belief"]).float()
-        p, q = out["next", "prior_logits"].float(), out["next", "posterior_logits"].float()
-        kl = 0.8 * kl_categorical(q.detach(), p) + 0.2 * kl_categorical(q, p.detach())
-        reconstruction = 0.5 * F.mse_loss(decoded, target, reduction="none").flatten(2).sum(dim=-1)
-        return reconstruction.mean() + 0.1 * kl.mean()
-
-    return gradient_step(model, loss)
+def ours(device: str, precision: str, size: dict[str, Any]) -> System:
+    """dream-env at a given size."""
+    s = Size(**size)
+    demos = in_memory(SIDE, 4, max(100, s.time), ObservationConfig())
+    updates = 4 if s.name == "S" else 1  # a row of metrics is made after each so many
+    return fitting(config_of(s, precision), FitConfig(10**9, s.batch, s.time, log_every=updates), demos, device)
 
 
-def systems() -> dict[tuple[str, str], tuple[Callable[[], None], int]]:
-    """By size and system: a step, and the frames it takes in."""
-    torchrl = importlib.util.find_spec("torchrl") is not None and importlib.util.find_spec("tensordict") is not None
-    if not torchrl:
-        print('torchrl is not importable (pip install "torchrl==0.14.*"): only the rates of dream-env follow')
-    found: dict[tuple[str, str], tuple[Callable[[], None], int]] = {}
-    small, fit = WorldModelConfig.small(), FitConfig.small()
-    side = ObservationConfig.small().size
-    for precision in PRECISIONS:
-        name = f"S (64 × 64, CNN), {precision}"
-        found[name, "dream-env"] = (ours(replace(SIZE_S, precision=precision), 64, BATCH, LENGTH), BATCH * LENGTH)
-        if torchrl:
-            found[name, PEER] = (torchrl_step(precision), BATCH * LENGTH)
-        step = ours(replace(small, precision=precision), side, fit.batch, fit.length)
-        found[f"small preset ({side} × {side}, MLP), {precision}", "dream-env"] = (step, fit.batch * fit.length)
-    return found
+def small_sizes(precision: str, quick: bool) -> tuple[WorldModelConfig, FitConfig]:
+    """dream-env's own small preset; less than that for a quick look."""
+    config, train = WorldModelConfig.small(), replace(FitConfig.small(), updates=10**9, log_every=10)
+    if quick:
+        config = replace(config, rssm=RSSMConfig(deter=16, groups=2, classes=4, hidden=16), width=16)
+        train = replace(train, batch=4, length=8, log_every=1)
+    return replace(config, precision=precision), train  # type: ignore[arg-type]
+
+
+def small_preset(device: str, precision: str, quick: bool) -> System:
+    """The small preset on its own pictures of 32 × 32."""
+    observation = ObservationConfig.small()
+    config, train = small_sizes(precision, quick)
+    return fitting(config, train, in_memory(observation.size, 4, 100, observation), device)
+
+
+def entries(size: Size) -> list[Entry]:
+    """Who runs at a size."""
+    options = {"size": size.json()}
+    mine = [Entry("dream-env", "world_model_step:ours", options, p) for p in PRECISIONS]
+    return [
+        *mine,
+        Entry("TorchRL 0.14", "peers:torchrl_world_model", options, yardstick=True, install=TORCHRL),
+        Entry("TorchRL 0.14", "peers:torchrl_world_model", options, "bfloat16", install=TORCHRL),
+        Entry("sheeprl 0.8 DreamerV2", "peers:sheeprl_world_model", options, yardstick=True, install=SHEEPRL),
+    ]
+
+
+def chosen_sizes(arguments: argparse.Namespace, quick: bool) -> Iterator[Size]:
+    """The sizes asked for, with what else was asked of them."""
+    for name in ["tiny"] if quick else arguments.sizes:
+        size = SIZES[name]
+        yield replace(size, activation=arguments.activation or size.activation)
 
 
 def main() -> None:
-    """Print, and with ``--out`` append, frames a CPU second."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--out", type=Path, help="result file to append to")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    contenders = systems()
-    rates: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}
-    for _ in range(arguments.rounds):
-        for key, (step, frames) in contenders.items():
-            step()  # not timed: fills caches and the heap that the one before left behind
-            start = time.process_time()
-            step()
-            step()
-            rates[key].append(2 * frames / (time.process_time() - start))
-    rows = []
-    for (size, system), mine in rates.items():
-        peer: Any = rates.get((size, PEER))
-        ratio = statistics.median(a / b for a, b in zip(mine, peer, strict=True)) if peer else None
-        name = system if system != PEER else f"{PEER} {importlib.metadata.version('torchrl')}"
-        rows.append(SpeedRow("world-model update (frames)", size, name, statistics.median(mine), ratio))
-    append(rows, arguments.out)
+    """Print, and with ``--out`` append, frames a second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=[*SIZES, "small"], default=["S", "P", "small"])
+    parser.add_argument("--activation", choices=["elu", "silu"], help="the papers' elu unless given")
+    parser.add_argument("--time", type=int, help="frames in a sequence; the size's unless given")
+    arguments, settings = parse(parser)
+    loop = "world-model step (frames)"
+    if "small" in arguments.sizes:
+        quick = {"quick": settings.quick}
+        mine = [Entry("dream-env", "world_model_step:small_preset", quick, p) for p in PRECISIONS]
+        append(contest(loop, "small preset, 32 × 32, silu", mine, settings), settings.out)
+        arguments.sizes.remove("small")
+    for size in chosen_sizes(arguments, settings.quick):
+        size = replace(size, time=arguments.time or size.time)
+        label = f"{size.name}, {size.batch} × {size.time}, {size.activation}"
+        append(contest(loop, label, entries(size), settings), settings.out)
 
 
 if __name__ == "__main__":
