@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dream_env.agent import Agent
     from dream_env.checkpoint import load, save
     from dream_env.dream.env import DreamEnv
-    from dream_env.learning.sb3 import as_sb3
+    from dream_env.learning.sb3 import BootstrapTogether, as_sb3
     from dream_env.measuring.evaluation import evaluate
     from dream_env.model.encoded import encode
     from dream_env.model.fitting import fit
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from dream_env.plugin import Reward
     from dream_env.recordings.demos import Demos
 
-__all__ = ["Agent", "Demos", "DreamEnv", "Reward", "WorldModel", "as_sb3", "encode", "evaluate", "fit", "load", "save"]
+__all__ = [
+    "Agent", "BootstrapTogether", "Demos", "DreamEnv", "Reward", "WorldModel", "as_sb3", "encode", "evaluate", "fit", "load",
+    "save",
+]  # fmt: skip
 
 _HOME = {
     "Agent": "agent", "Demos": "recordings.demos", "DreamEnv": "dream.env", "Reward": "plugin",
-    "WorldModel": "model.world_model", "as_sb3": "learning.sb3", "encode": "model.encoded",
+    "WorldModel": "model.world_model", "BootstrapTogether": "learning.sb3", "as_sb3": "learning.sb3", "encode": "model.encoded",
     "evaluate": "measuring.evaluation", "fit": "model.fitting", "load": "checkpoint", "save": "checkpoint",
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Write the README's result tables from the committed result files: ``python examples/readme_tables.py [--check]``.
 
-What stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced; with ``--check`` a difference is an error.
+What stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced; with ``--check`` a difference is an error. All
+rows of ``speed.csv`` go to ``speed.md`` beside it.
 """
 
 import re
@@ -16,7 +17,7 @@ RESULTS = ROOT / "examples" / "results"
 sys.path.append(str(ROOT / "examples" / "benchmark"))
 
 from speed_rows import read  # noqa: E402
-from speed_tables import speed_tables  # noqa: E402
+from speed_tables import goals, loops  # noqa: E402
 
 
 def grid_table(name: str) -> str:
@@ -32,7 +33,7 @@ def tables() -> dict[str, str]:
     found = {"pong": results_table([RESULTS / "pong.csv"])}
     found |= {name: grid_table(name) for name in ("ditto", "ditto_a3c", "cmil") if (RESULTS / f"{name}.csv").is_file()}
     if (RESULTS / "speed.csv").is_file():
-        found["speed"] = speed_tables(read(RESULTS / "speed.csv"))
+        found["speed"] = goals(read(RESULTS / "speed.csv"))
     return found
 
 
@@ -54,6 +55,7 @@ def main() -> None:
             "README.md is not what the result files say; run python examples/readme_tables.py" if after != before else 0
         )
     path.write_text(after)
+    (RESULTS / "speed.md").write_text(loops(read(RESULTS / "speed.csv")) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
-from dream_env.learning.sb3 import StandardizedReward, as_sb3
+from dream_env.learning.sb3 import BootstrapTogether, StandardizedReward, as_sb3
 from dream_env.testing import tiny_expert, tiny_world_model
 
 
@@ -69,6 +71,37 @@ def test_batched_bootstrap_gives_the_rewards_of_sb3s_own_loop():
         assert not infos_batched[i]["TimeLimit.truncated"]
         assert infos_batched[i]["episode"] == pytest.approx(info["episode"])  # without the bootstrapped value
     np.testing.assert_allclose(reward_batched, reward, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [lambda venv: venv, VecMonitor])
+def test_bootstrapping_together_learns_what_sb3_learns_by_itself(wrap):
+    learned, batches = [], []
+    for callback in (None, BootstrapTogether()):
+        model = PPO("MlpPolicy", wrap(as_sb3(dream())), n_steps=10, batch_size=20, n_epochs=2, seed=0, device="cpu")
+        original = model.policy.predict_values
+        seen: list[int] = []
+        model.policy.predict_values = lambda obs, original=original, seen=seen: seen.append(len(obs)) or original(obs)
+        model.learn(120, callback=callback)
+        learned.append(model.policy.state_dict())
+        batches.append(seen)
+    for name, tensor in learned[0].items():
+        torch.testing.assert_close(tensor, learned[1][name], atol=1e-5, rtol=1e-4)
+    # Six ends of all four dreams, and the value after each of the three rollouts.
+    assert sorted(batches[0]) == [1] * 24 + [4] * 3
+    assert batches[1] == [4] * 9
+    assert model.env.unwrapped.bootstrap is None  # put back
+
+
+def test_bootstrapping_together_is_refused_where_it_would_be_wrong():
+    def learn(algorithm, policy, venv):
+        algorithm(policy, venv, n_steps=10, batch_size=10, device="cpu").learn(10, callback=BootstrapTogether())
+
+    with pytest.raises(ConfigError, match=r"for dream_env\.as_sb3\(\.\.\.\); this algorithm learns in a DummyVecEnv"):
+        learn(PPO, "MlpPolicy", make_vec_env("CartPole-v1"))
+    with pytest.raises(ConfigError, match="VecNormalize then scales; make it with norm_reward=False"):
+        learn(PPO, "MlpPolicy", VecNormalize(as_sb3(dream())))
+    with pytest.raises(ConfigError, match="which RecurrentPPO does not have"):
+        learn(RecurrentPPO, "MlpLstmPolicy", as_sb3(dream()))
 
 
 def test_standardised_rewards_have_mean_zero_and_one_size_at_every_step():

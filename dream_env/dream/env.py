@@ -96,9 +96,7 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
         self.reward = load_reward(reward, **(reward_options or {}))
         self.reward.prepare(self.world_model, self.expert)
         # Public for learners that work on tensors: it steps without numpy, and with gradients where they are on.
-        self.dreams = Dreams(
-            num_envs, self.world_model, self.expert, self.reward, self.horizon, terminate, precision
-        )
+        self.dreams = Dreams(num_envs, self.world_model, self.expert, self.reward, self.horizon, terminate, precision)
 
         self.num_envs = num_envs
         self.render_mode = render_mode

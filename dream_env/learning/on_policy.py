@@ -24,7 +24,7 @@ from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, PluginError
 from dream_env.learning.cloning import clone
-from dream_env.learning.sb3 import SB3VecEnv, StandardizedReward, as_sb3
+from dream_env.learning.sb3 import SB3VecEnv, StandardizedReward, as_sb3, discounted_values
 from dream_env.plugin import Learner, Policy, Progress, find, ignore, load_learner
 from dream_env.spaces import ActionSpec
 
@@ -130,13 +130,7 @@ class OnPolicyLearner(Learner):
             raise PluginError(f"{self.algorithm} does not take these options: {error}") from error
         model.set_logger(Logger(folder=None, output_formats=[]))
         if self.bootstrap == "batched" and not hasattr(model, "_last_lstm_states"):
-
-            def discounted_value(observations: np.ndarray) -> np.ndarray:
-                with torch.no_grad():
-                    values = model.policy.predict_values(torch.as_tensor(observations, device=model.device))
-                return (model.gamma * values.flatten()).cpu().numpy()
-
-            plain.bootstrap = discounted_value
+            plain.bootstrap = discounted_values(model)
         return model, venv
 
     def _more_options(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Stable-Baselines3's PPO, 512 environments, 15 steps, batches of 2560, 4 epochs, 
 an environment's step. It learns in a dream of size S through ``as_sb3``, and for its own ceiling in a ``VecEnv`` that does
 nothing but hand back the same arrays: one whose episodes are cut off at step 15 as a ``TimeLimit`` cuts them, to which the
 ratios are, and one whose episodes never end. SB3 asks for the value of each last observation by itself, which the second does
-not pay.
+not pay; nor does the dream with ``BootstrapTogether``.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from synthetic import encoded
 from work import ACTIONS, HORIZON, SIZES, Size
 from world_model_step import PRECISIONS
 
-from dream_env import DreamEnv, as_sb3
+from dream_env import BootstrapTogether, DreamEnv, as_sb3
 
 
 class Trivial(VecEnv):
@@ -64,7 +64,7 @@ class Trivial(VecEnv):
         return [False] * self.num_envs
 
 
-def learner(venv: VecEnv, device: str) -> System:
+def learner(venv: VecEnv, device: str, together: bool = False) -> System:
     """PPO, one round of collecting and training a step, both timed."""
     parts: dict[str, list[float]] = {}
 
@@ -83,15 +83,16 @@ def learner(venv: VecEnv, device: str) -> System:
         policy_kwargs={"net_arch": [64, 64]},
     )  # fmt: skip
     model.set_logger(Logger(None, []))
-    return System(lambda: model.learn(steps, reset_num_timesteps=False), steps, parts)
+    callback = BootstrapTogether() if together else None
+    return System(lambda: model.learn(steps, callback=callback, reset_num_timesteps=False), steps, parts)
 
 
-def in_dream(device: str, precision: str, size: dict[str, Any]) -> System:
+def in_dream(device: str, precision: str, size: dict[str, Any], together: bool = False) -> System:
     """In ``DreamEnv`` with the DITTO reward."""
     s = Size(**size)
     expert = encoded(s.deter, s.groups, s.classes, rows=20_000).to(device)
     envs = DreamEnv(s.dreams, wm=dream_model(s, device), expert=expert, horizon=HORIZON, precision=precision)  # type: ignore[arg-type]
-    return learner(as_sb3(envs), device)
+    return learner(as_sb3(envs), device, together)
 
 
 def ceiling(device: str, precision: str, size: dict[str, Any], end: bool) -> System:
@@ -107,6 +108,15 @@ def main() -> None:
     options = {"size": size.json()}
     entries = [
         *(Entry("PPO.learn in DreamEnv", "learn_in_dream:in_dream", options, p) for p in PRECISIONS),
+        *(
+            Entry(
+                "PPO.learn in DreamEnv, bootstrapped together",
+                "learn_in_dream:in_dream",
+                {**options, "together": True},
+                p,
+            )
+            for p in PRECISIONS
+        ),
         Entry(
             "PPO.learn, constant arrays, cut off at 15",
             "learn_in_dream:ceiling",
