@@ -158,7 +158,7 @@ def test_goals_say_what_was_reached_and_what_was_not_measured():
         row(tables._STEP, "S, 16 × 32, elu", "float32", "TorchRL", 9.0, 9.0, ratio_to_best_peer=9.0),
         row(tables._STEP, "P, 50 × 10, elu", "bfloat16", "dream-env", None, 123456.0, peak_gpu_mib=1.0, machine="H200"),
     ]
-    text = tables.goals(rows) + tables.loops(rows)
+    text = tables.goals(rows) + "\n" + tables.loops(rows)
     lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
     reached = [line.split(" | ")[2].rstrip(" |") for line in text.splitlines()[2:10]]
     missing = "not measured"
