@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dream_env.functional import sample_one_hot
+from dream_env.model.products import Linear
 from dream_env.plugin import Policy
 from dream_env.spaces import ActionSpec
 
@@ -49,11 +50,11 @@ class NetShape:
         """
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise([self.feat_size, *self.hidden]):
-            layers.append(nn.Linear(width_in, width_out))
+            layers.append(Linear(width_in, width_out))
             if self.layer_norm:
                 layers.append(nn.LayerNorm(width_out))
             layers.append(_ACTIVATIONS[self.activation]())
-        last = nn.Linear([self.feat_size, *self.hidden][-1], output_size)
+        last = Linear([self.feat_size, *self.hidden][-1], output_size)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         return nn.Sequential(*layers, last)
