@@ -53,6 +53,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "ditto-annealed": ("--reward", "ditto", *PLAIN, "--entropy-end", "0"),
     "gail": ("--reward", "gail", *LEARNER),
     "ditto": ("--reward", "ditto", *LEARNER),
+    "ditto-long": ("--reward", "ditto", *LEARNER, "--steps", "12000000"),  # whatever --steps says
     "ditto-cv": ("--reward", "ditto", *LEARNER, "--control-variate"),
     "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),

@@ -73,6 +73,8 @@ def test_a_method_is_flags_of_imitate(grid_of, monkeypatch, name):
         assert not any([learner.standardize_rewards, learner.anchor, learner.control_variate])
     if name == "ditto-annealed":
         assert (learner.entropy_weight(0.0), learner.entropy_weight(1.0)) == (0.05, 0.0)
+    if name == "ditto-long":
+        assert stage.steps == 12_000_000
     if name == "ditto-cv":
         assert learner.control_variate
     if name == "l2-both":
