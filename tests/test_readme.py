@@ -160,7 +160,7 @@ def test_every_learner_and_preset_in_the_text_is_one_that_there_is():
 
 
 def test_every_file_and_folder_of_the_repository_in_the_text_is_there():
-    named = set(re.findall(r"\b(?:examples|dream_env|plugins)/[\w/]*(?:\.py)?", TEXT)) | {".ci/run"}
+    named = set(re.findall(r"\b(?:examples|dream_env|plugins)/[\w/]*(?:\.\w+)?", TEXT)) | {".ci/run"}
     assert {"examples/readme_tables.py", "examples/my_reward"} <= named
     for path in named:
         assert (ROOT / path).exists(), path
