@@ -103,7 +103,7 @@ class RSSM(nn.Module):
     def in_half_precision(self) -> "RSSM":
         """A frozen copy that computes its products in bfloat16, from weights cast once; states stay float32.
 
-        Where the processor has units for it, it dreams twice as fast as float32.
+        Where the processor has units for it, it dreams 1.4 (small preset) to 1.8 times (paper) as fast.
         """
         half = copy.deepcopy(self).requires_grad_(False)
         for layer in half.modules():
