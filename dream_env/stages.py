@@ -196,8 +196,9 @@ class ImitateStage:
     device: str = "cpu"
     """Where to dream and learn: cpu, cuda, cuda:1 …"""
     precision: Precision = "float32"
-    """Arithmetic of the matrix products of a dream's steps: bfloat16 is 1.4 times (small) to 1.8 times (paper) as
-    fast where the processor has units for it. Learners that branch off recorded states by themselves (cmil, vmail) stay in float32."""
+    """Arithmetic of the matrix products of a dream's steps: bfloat16 is 1.4 times (small preset) to 1.8 times (paper) as fast
+    where the processor has units for it. Learners that branch off recorded states by themselves (cmil, vmail) stay in
+    float32."""
     snapshots: int = 10
     """Policies kept on the way, so that `evaluate` can show the real return through training; 0 keeps none."""
     tail: int = 0
