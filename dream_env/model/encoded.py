@@ -3,7 +3,7 @@
 Encoded once after ``fit`` and kept beside the weights, so that a dream needs the model's folder and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,18 +166,28 @@ def encode(
         )
     device = world_model.device
     generator = torch.Generator(device=device).manual_seed(seed)
-    parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = [([], [], torch.empty(0))] * demos.num_episodes
+    # Written in place: a million rows are half a gigabyte, and parts to be joined would be that twice.
+    ends = np.cumsum(demos.lengths + 1)
+    total, kept = int(ends[-1]), world_model.config.rssm
+    deter = torch.empty(total, world_model.deter_size, dtype=torch.float16, device=device)
+    stoch = torch.empty(
+        total, kept.groups, dtype=torch.uint8 if kept.latent == "categorical" else torch.float16, device=device
+    )
+    actions = [_with_none_last(torch.as_tensor(demos.episode(e).action_t)) for e in range(demos.num_episodes)]
     order = np.argsort(-demos.lengths, kind="stable")  # long ones together: a group ends when its longest does
     for start in range(0, len(order), episodes):
         group = order[start : start + episodes]
-        for index, part in zip(group, _encode_group(world_model, demos, group, chunk, generator), strict=True):
-            parts[int(index)] = part
+        first_rows = [int(ends[e] - demos.lengths[e] - 1) for e in group]
+        for t0, i, latent in _filtered(world_model, demos, group, actions, chunk, generator):
+            rows = slice(first_rows[i] + t0, first_rows[i] + t0 + len(latent.deter))
+            deter[rows] = latent.deter.half()
+            stoch[rows] = _compact(world_model, latent.stoch)
     return EncodedDemos(
-        torch.cat([deter for part in parts for deter in part[0]]),
-        torch.cat([stoch for part in parts for stoch in part[1]]),
-        torch.cat([part[2] for part in parts]),
+        deter,
+        stoch,
+        torch.cat(actions).to(device),
         torch.as_tensor(demos.lengths, dtype=torch.int64),
-        world_model.config.rssm.classes if world_model.config.rssm.latent == "categorical" else 0,
+        kept.classes if kept.latent == "categorical" else 0,
         torch.as_tensor(demos.indices, dtype=torch.int64),
         torch.cat([torch.as_tensor(np.append(demos.episode(e).slip_t, False)) for e in range(demos.num_episodes)]).to(
             device
@@ -189,15 +199,21 @@ def _described(keys: tuple[ObservationKey, ...], action: Any) -> str:
     return f"{', '.join(f'{key.kind} {key.name!r} {key.shape}' for key in keys)} and actions of {action}"
 
 
-def _encode_group(
-    world_model: WorldModel, demos: Demos, group: np.ndarray, chunk: int, generator: torch.Generator
-) -> list[tuple[list[Tensor], list[Tensor], Tensor]]:
+def _with_none_last(action: Tensor) -> Tensor:
+    return torch.cat([action, torch.zeros_like(action[:1])])
+
+
+def _filtered(
+    world_model: WorldModel,
+    demos: Demos,
+    group: np.ndarray,
+    actions: Sequence[Tensor],
+    chunk: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[int, int, Latent]]:
+    """The states of a group of episodes: first step of a chunk, place in the group, and that episode's states of the chunk."""
     episodes = [demos.episode(int(index)) for index in group]
     rows = [episode.num_steps + 1 for episode in episodes]
-    parts: list[tuple[list[Tensor], list[Tensor], Tensor]] = []
-    for episode in episodes:
-        action = torch.as_tensor(episode.action_t)
-        parts.append(([], [], torch.cat([action, torch.zeros_like(action[:1])])))
     latent = world_model.initial(len(episodes))
     device = world_model.device
     for t0 in range(0, max(rows), chunk):
@@ -209,19 +225,17 @@ def _encode_group(
                                for i, n in zip(alive, span, strict=True)], dim=1)
             for name in episodes[0].obs
         }  # fmt: skip
-        previous = [torch.cat([torch.zeros_like(parts[i][2][:1]), parts[i][2][:-1]])[t0 : t0 + n]
-                    for i, n in zip(alive, span, strict=True)]  # fmt: skip
+        done = [actions[int(group[i])] for i in alive]
+        previous = [torch.cat([torch.zeros_like(action[:1]), action[:-1]])[t0 : t0 + n]
+                    for action, n in zip(done, span, strict=True)]  # fmt: skip
         action_tm1 = torch.stack([_pad(action, span[0]) for action in previous], dim=1).to(device)
         is_first = torch.zeros(span[0], len(alive), dtype=torch.bool, device=device)
         is_first[0] = t0 == 0
         noise = world_model.draw_noise(span[0], len(alive), generator)
         observed = world_model.observe({k: x.to(device) for k, x in obs.items()}, action_tm1, is_first, noise, latent)
         latent = observed[-1]
-        deter, stoch = observed.deter.half(), _compact(world_model, observed.stoch)
         for i, n in zip(alive, span, strict=True):
-            parts[i][0].append(deter[:n, i])
-            parts[i][1].append(stoch[:n, i])
-    return [(deters, stochs, action.to(device)) for deters, stochs, action in parts]
+            yield t0, i, observed[:n, i]
 
 
 def _compact(world_model: WorldModel, stoch: Tensor) -> Tensor:
