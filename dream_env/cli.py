@@ -3,10 +3,12 @@
 dream-env collect · fit · imitate · evaluate · report · run · plugins
 """
 
+import ctypes
 import dataclasses
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(__doc__, "\n    Each command explains its flags: dream-env fit --help")
         return
+    _keep_freed_memory()
     command = COMMANDS.get(words[0])
     try:
         if command is None:
@@ -66,6 +69,19 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where it was.", file=sys.stderr)
         sys.exit(130)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what tensors give back for the next ones, instead of returning it to the system page by page.
+
+    A world model's gradient step makes and drops hundreds of megabytes, and getting them anew, zeroed, took a tenth to a fifth of
+    it (measured); the peak stays the same. Other C libraries have no such switch and are left alone.
+    """
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    with suppress(OSError, TypeError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _collect(words: list[str]) -> None:

@@ -5,7 +5,10 @@ import csv
 import dataclasses
 import inspect
 import itertools
+import os
 import re
+import subprocess
+import sys
 import textwrap
 import typing
 from dataclasses import replace
@@ -332,3 +335,55 @@ def _overridden(name, text, explained):
     """Whether a subclass says something else of the same option."""
     last = [other for same, other in explained if same == name][-1]
     return last != text
+
+
+def test_commands_let_glibc_keep_freed_memory(monkeypatch):
+    told = []
+
+    class Glibc:
+        def mallopt(self, option, value):
+            told.append((option, value))
+
+    monkeypatch.setattr(cli.ctypes, "CDLL", lambda name: Glibc())
+    cli.main(["plugins"])
+    assert told == [(-4, 0), (-1, 2**31 - 1)]  # M_MMAP_MAX, M_TRIM_THRESHOLD
+
+
+@pytest.mark.parametrize("error", [OSError, TypeError, AttributeError])
+def test_commands_run_with_other_c_libraries(monkeypatch, capsys, error):
+    def no_library(name):
+        raise error("no such thing here")
+
+    monkeypatch.setattr(cli.ctypes, "CDLL", no_library)
+    cli.main(["plugins"])
+    assert "ditto" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults as Linux does")
+def test_kept_memory_is_not_asked_of_the_system_again():
+    """The same block of 64 MiB, taken and given back: without the switch each time costs its 16384 pages."""
+    program = """
+import resource, sys
+import torch
+from dream_env import cli
+if sys.argv[1] == "keep":
+    cli._keep_freed_memory()
+for _ in range(5):
+    torch.ones(16 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(16 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", program, how], capture_output=True, text=True, check=True, env=environment
+            ).stdout
+        )
+        for how in ("keep", "leave")
+    }
+    if faults["leave"] < 100_000:
+        pytest.skip(f"this allocator keeps memory by itself ({faults['leave']} page faults)")
+    assert faults["keep"] < faults["leave"] / 4
