@@ -5,7 +5,7 @@ from gymnasium.vector import AutoresetMode
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
@@ -100,6 +100,10 @@ def test_bootstrapping_together_is_refused_where_it_would_be_wrong():
         learn(PPO, "MlpPolicy", make_vec_env("CartPole-v1"))
     with pytest.raises(ConfigError, match="VecNormalize then scales; make it with norm_reward=False"):
         learn(PPO, "MlpPolicy", VecNormalize(as_sb3(dream())))
+    with pytest.raises(ConfigError, match="the critic sees what VecNormalize makes of it"):
+        learn(PPO, "MlpPolicy", VecNormalize(as_sb3(dream()), norm_reward=False))
+    with pytest.raises(ConfigError, match="the critic sees what VecFrameStack makes of it"):
+        learn(PPO, "MlpPolicy", VecFrameStack(as_sb3(dream()), 2))
     with pytest.raises(ConfigError, match="which RecurrentPPO does not have"):
         learn(RecurrentPPO, "MlpLstmPolicy", as_sb3(dream()))
 

@@ -157,7 +157,7 @@ class BootstrapTogether(BaseCallback):
 
     Raises:
         ConfigError: when learning starts, if the environment is none of ``as_sb3``, if ``VecNormalize`` scales rewards (it would
-            scale the value too), or if the policy is recurrent.
+            scale the value too), if a wrapper changes what the critic sees, or if the policy is recurrent.
     """
 
     def _on_training_start(self) -> None:
@@ -166,6 +166,13 @@ class BootstrapTogether(BaseCallback):
             if isinstance(envs, VecNormalize) and envs.norm_reward:
                 raise ConfigError(
                     "BootstrapTogether adds a value to rewards that VecNormalize then scales; make it with norm_reward=False"
+                )
+            if envs.observation_space != envs.venv.observation_space or (
+                isinstance(envs, VecNormalize) and envs.norm_obs
+            ):
+                raise ConfigError(
+                    f"BootstrapTogether values what the dream shows, but the critic sees what {type(envs).__name__} makes of it; "
+                    f"learn without that wrapper, or leave BootstrapTogether out"
                 )
             envs = envs.venv
         if not isinstance(envs, SB3VecEnv):
