@@ -214,6 +214,8 @@ def _filtered(
     """The states of a group of episodes: first step of a chunk, place in the group, and that episode's states of the chunk."""
     episodes = [demos.episode(int(index)) for index in group]
     rows = [episode.num_steps + 1 for episode in episodes]
+    done = [actions[int(index)] for index in group]
+    previous = [torch.cat([torch.zeros_like(action[:1]), action[:-1]]) for action in done]
     latent = world_model.initial(len(episodes))
     device = world_model.device
     for t0 in range(0, max(rows), chunk):
@@ -225,10 +227,9 @@ def _filtered(
                                for i, n in zip(alive, span, strict=True)], dim=1)
             for name in episodes[0].obs
         }  # fmt: skip
-        done = [actions[int(group[i])] for i in alive]
-        previous = [torch.cat([torch.zeros_like(action[:1]), action[:-1]])[t0 : t0 + n]
-                    for action, n in zip(done, span, strict=True)]  # fmt: skip
-        action_tm1 = torch.stack([_pad(action, span[0]) for action in previous], dim=1).to(device)
+        action_tm1 = torch.stack(
+            [_pad(previous[i][t0 : t0 + n], span[0]) for i, n in zip(alive, span, strict=True)], dim=1
+        ).to(device)
         is_first = torch.zeros(span[0], len(alive), dtype=torch.bool, device=device)
         is_first[0] = t0 == 0
         noise = world_model.draw_noise(span[0], len(alive), generator)
