@@ -84,32 +84,14 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
         usual = RunConfig(config.game, config.out)  # what was asked for by a flag of its own stays
         changes = {name: value for name, value in QUICK.items() if getattr(config, name) == getattr(usual, name)}
         config = replace(config, **changes)  # type: ignore[arg-type]
-    game, out = config.game, config.out
-    name = "slips-quick-v1" if config.quick else "slips-v1"
-    dataset = config.dataset or f"dream/{game}/{name}"
-    recorded = CollectConfig(
-        game,
-        dataset=dataset,
-        episodes=config.episodes,
-        explore=config.explore,
-        noise=config.noise,
-        lapse=config.lapse,
-        workers=config.workers,
-    )
-    collect(recorded, progress=progress)
-    fit = FitStage.of("small", dataset, out / "wm")
-    if config.clumsy:
-        clumsy = replace(
-            recorded,
-            dataset=clumsy_dataset(dataset),
-            episodes=config.clumsy,
-            seed=CLUMSY_SEED,
-            lapse=config.clumsy_lapse,
-        )
-        collect(clumsy, progress=progress)
-        fit = replace(fit, also=(clumsy.dataset,))
+    out = config.out
+    recordings = recordings_of(config)
+    for recording in recordings:
+        collect(recording, progress=progress)
+    names = [recording.dataset for recording in recordings]
+    fit = replace(FitStage.of("small", names[0], out / "wm"), also=tuple(names[1:]))
     train = replace(fit.train, seed=config.seed, updates=config.updates or fit.train.updates)
-    observation = replace(fit.observation, crop=PLAYFIELD.get(environment_id(game)))
+    observation = replace(fit.observation, crop=PLAYFIELD.get(environment_id(config.game)))
     wm = fit_stage(replace(fit, train=train, observation=observation, device=config.device), progress=progress)
     given = {"warm_start": config.warm_start, "anchor": config.anchor}
     options = {name: value for name, value in given.items() if value is not None}
@@ -122,6 +104,29 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     evaluate_stage(EvaluateStage(agent, episodes=config.eval_episodes, seed=config.eval_seed), progress=progress)
     report(out)
     return out
+
+
+def recordings_of(config: RunConfig) -> list[CollectConfig]:
+    """What is recorded: the expert's games, and the clumsy ones that nobody imitates."""
+    name = "slips-quick-v1" if config.quick else "slips-v1"
+    expert = CollectConfig(
+        config.game,
+        dataset=config.dataset or f"dream/{config.game}/{name}",
+        episodes=config.episodes,
+        explore=config.explore,
+        noise=config.noise,
+        lapse=config.lapse,
+        workers=config.workers,
+    )
+    if not config.clumsy:
+        return [expert]
+    changes: dict[str, Any] = {
+        "dataset": clumsy_dataset(expert.dataset),
+        "episodes": config.clumsy,
+        "seed": CLUMSY_SEED,
+        "lapse": config.clumsy_lapse,
+    }
+    return [expert, replace(expert, **changes)]
 
 
 def clumsy_dataset(dataset: str) -> str:
