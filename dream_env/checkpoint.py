@@ -13,7 +13,7 @@ import subprocess
 import time
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -44,19 +44,22 @@ _MODEL_FILES = ("config.json", "weights.safetensors", "meta.json")
 
 def write_file(path: Path, data: bytes | str) -> None:
     """Write a whole file under a temporary name, flush it to the disk, rename it."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     raw = data.encode() if isinstance(data, str) else data
+    _write(path, len(raw), lambda temporary: temporary.write_bytes(raw))
+
+
+def _write(path: Path, num_bytes: int, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(raw)
-            file.flush()
+        write(temporary)
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:  # the latter of a full disk, when it is what wrote
         temporary.unlink(missing_ok=True)
         raise CheckpointError(
-            f"could not write {path} ({len(raw) / 2**20:.1f} MiB): {error.strerror or error}; what was saved before is "
-            f"intact. Free some disk space (or choose another --out) and run the same command again to go on"
+            f"could not write {path} ({num_bytes / 2**20:.1f} MiB): {getattr(error, 'strerror', None) or error}; what was "
+            f"saved before is intact. Free some disk space (or choose another --out) and run the same command again to go on"
         ) from error
 
 
@@ -88,8 +91,17 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as one safetensors file."""
-    write_file(path, safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+    """Write tensors as one safetensors file, from where they are: they may fill half of the memory."""
+    rows = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    size = sum(t.nbytes for t in rows.values())
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        safetensors.torch.save_file(rows, temporary)  # into a file that nobody but its owner may read
+        temporary.chmod(mode)
+
+    _write(path, size, write)
 
 
 def read_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:

@@ -1,9 +1,12 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 
 from dream_env import checkpoint
@@ -124,6 +127,37 @@ def test_a_full_disk_is_named_and_what_was_saved_stays(folder, monkeypatch):
         save(tiny_world_model(seed=1), folder)
     assert (folder / "config.json").read_bytes() == before
     assert torch.equal(load(folder).rssm.posterior_out.bias, tiny_world_model().rssm.posterior_out.bias)
+
+
+def test_tensors_are_written_from_where_they_are(tmp_path):
+    script = f"""
+import resource, pathlib, torch
+from dream_env import checkpoint
+tensors = {{"a": torch.ones(50_000_000)}}  # 200 MB
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+checkpoint.write_tensors(pathlib.Path({str(tmp_path)!r}) / "a.safetensors", tensors)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(said.stdout) < 50_000  # KiB: no copy of all of them
+
+
+def test_what_is_written_may_be_read_by_whom_the_user_lets(tmp_path):
+    (tmp_path / "usual").touch()
+    checkpoint.write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_disk_that_fills_up_in_mid_tensor_is_named_too(tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", full)
+    with pytest.raises(
+        CheckpointError, match=r"\(0\.0 MiB\): I/O error: No space left on device .*Free some disk space"
+    ):
+        checkpoint.write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(1)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_store_keeps_the_newest_complete_state(tmp_path):

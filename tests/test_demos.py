@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -187,3 +188,35 @@ def test_converting_never_holds_more_than_an_episode_in_memory():
 def test_importing_imports_no_dataset_library():
     program = "import sys, dream_env.recordings.demos; assert not {'minari', 'h5py'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_some_rows_of_an_episode_are_those_of_the_whole(demos):
+    whole = demos.episode(1).obs["image"]
+    np.testing.assert_array_equal(demos.read(1, 2, 4)["image"], whole[2:4])
+    np.testing.assert_array_equal(demos.read(1, 3, 10_000)["image"], whole[3:])  # and none of the next episode's
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/status"), reason="only Linux says what of the memory are mapped files"
+)
+def test_drawing_does_not_pile_up_what_was_read(tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, np.random.default_rng(0).integers(255, size=(2**15, 2**12), dtype=np.uint8))  # 128 MiB
+    program = f"""
+import numpy as np
+from dream_env.recordings.streaming import BulkReader
+BulkReader.HELD = 2**20
+rows = np.load({str(path)!r}, mmap_mode="r")
+reader, rng, drawn = BulkReader({{"x": rows}}), np.random.default_rng(0), 0
+def mapped():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) / 1024  # MiB
+before, peak = mapped(), 0
+for _ in range(64):
+    first = rng.integers(2**15 - 50, size=4)
+    taken = reader.take(first + np.arange(50)[:, None])["x"]  # 0.8 MiB, and 2 or 4 MiB around each of the four
+    peak = max(peak, mapped() - before)
+print(peak)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(said.stdout) < 64  # without giving back: all 128

@@ -148,7 +148,7 @@ class EncodedDemos:
 
 @torch.no_grad()
 def encode(
-    world_model: WorldModel, demos: Demos, *, seed: int = 0, chunk: int = 64, episodes: int = 64
+    world_model: WorldModel, demos: Demos, *, seed: int = 0, chunk: int = 16, episodes: int = 64
 ) -> EncodedDemos:
     """Run the filter along every episode, many episodes side by side, and keep the (sampled) posterior states.
 
@@ -212,21 +212,19 @@ def _filtered(
     generator: torch.Generator,
 ) -> Iterator[tuple[int, int, Latent]]:
     """The states of a group of episodes: first step of a chunk, place in the group, and that episode's states of the chunk."""
-    episodes = [demos.episode(int(index)) for index in group]
-    rows = [episode.num_steps + 1 for episode in episodes]
+    rows = [int(demos.lengths[index]) + 1 for index in group]
     done = [actions[int(index)] for index in group]
     previous = [torch.cat([torch.zeros_like(action[:1]), action[:-1]]) for action in done]
-    latent = world_model.initial(len(episodes))
+    latent = world_model.initial(len(group))
     device = world_model.device
     for t0 in range(0, max(rows), chunk):
         alive = [i for i, n in enumerate(rows) if n > t0]
         latent = latent[: len(alive)]  # lengths descend, so the living are the first ones
         span = [min(chunk, rows[i] - t0) for i in alive]
+        read = [demos.read(int(group[i]), t0, t0 + n) for i, n in zip(alive, span, strict=True)]
         obs = {
-            name: torch.stack([_pad(torch.as_tensor(episodes[i].obs[name][t0 : t0 + n]), span[0])
-                               for i, n in zip(alive, span, strict=True)], dim=1)
-            for name in episodes[0].obs
-        }  # fmt: skip
+            name: torch.stack([_pad(torch.from_numpy(part[name]), span[0]) for part in read], dim=1) for name in read[0]
+        }
         action_tm1 = torch.stack(
             [_pad(previous[i][t0 : t0 + n], span[0]) for i, n in zip(alive, span, strict=True)], dim=1
         ).to(device)

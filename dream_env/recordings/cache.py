@@ -48,6 +48,8 @@ class Converted:
     action_tm1: np.ndarray
     slip_tm1: np.ndarray
     statistics: Statistics
+    bulk: dict[str, np.ndarray] | None = None
+    """``obs`` mapped once more, read-only, for a ``BulkReader``; None of arrays in memory."""
 
 
 def cache_root(cache: Path | None = None) -> Path:
@@ -92,11 +94,14 @@ def _open(folder: Path) -> Converted | None:
         if any(list(array.shape) != meta["arrays"][name] for name, array in arrays.items()):
             return None
         obs = {name: arrays[file] for name, file in meta["obs"].items()}
+        bulk: dict[str, np.ndarray] = {
+            name: np.load(folder / f"{file}.npy", mmap_mode="r") for name, file in meta["obs"].items()
+        }
         statistics = {}
         for name, file in meta["obs"].items():
             mean, std = np.load(folder / f"statistics.{file}.npy")
             statistics[name] = (mean, std)
-        return Converted(meta, obs, arrays["action_tm1"], arrays["slip_tm1"], statistics)
+        return Converted(meta, obs, arrays["action_tm1"], arrays["slip_tm1"], statistics, bulk)
     except (OSError, ValueError, KeyError, EOFError, TypeError):  # missing, truncated or garbled: build it again
         return None
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dream_env.errors import DatasetError
 from dream_env.recordings.cache import Converted, cache_root, converted
 from dream_env.recordings.datasets import find_dataset
+from dream_env.recordings.streaming import BulkReader
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec, Statistics
 
 
@@ -89,6 +90,7 @@ class Demos:
         self.statistics: Statistics = data.statistics
         """Mean and standard deviation of each key over all rows of the dataset, of a view as well."""
         self._data = data
+        self._bulk = BulkReader(data.obs if data.bulk is None else data.bulk)
         lengths = np.asarray(data.meta["lengths"], dtype=np.int64)
         self.indices: np.ndarray = np.arange(len(lengths)) if indices is None else indices
         """(E,) which episodes of the dataset these are."""
@@ -185,6 +187,11 @@ class Demos:
             is_terminal,
         )
 
+    def read(self, index: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Packed observations ``start`` to ``stop`` of an episode, copied: what is read is not held, as ``episode``'s are."""
+        first = int(self._first_row[index])
+        return self._bulk.take(slice(first + start, first + min(stop, int(self.lengths[index]) + 1)))
+
     def windows(self, length: int) -> int:
         """Number of windows of ``length`` rows.
 
@@ -217,7 +224,7 @@ class Demos:
         action_tm1 = torch.from_numpy(np.take(self._data.action_tm1, rows, axis=0))
         action_tm1[0] = 0
         return Batch(
-            {name: torch.from_numpy(np.take(x, rows, axis=0)) for name, x in self._data.obs.items()},
+            {name: torch.from_numpy(x) for name, x in self._bulk.take(rows).items()},
             action_tm1,
             torch.from_numpy(is_first),
             torch.from_numpy((rows == last) & self._terminated[episode]),

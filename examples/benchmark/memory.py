@@ -74,7 +74,7 @@ def training(device: str, precision: str, dataset: str, side: int, quick: bool, 
     demos = Demos.load(dataset, observation)
     if ram:
         data = converted(find_dataset(dataset), observation, cache_root())
-        data = replace(data, obs={name: np.array(x) for name, x in data.obs.items()})
+        data = replace(data, obs={name: np.array(x) for name, x in data.obs.items()}, bulk=None)
         demos = Demos(demos.source, observation, data)
     return fitting(*small_sizes(precision, quick), demos, device)
 
