@@ -3,7 +3,8 @@
 First all of ``dream-env fit`` from nothing, conversion and encoding included, in a cache and a run folder of its own. The peak of
 the resident set comes from the kernel. Part of it are pages of mapped files, which the system takes back whenever
 somebody else needs them; the anonymous part, read 20 times a second, is what the fit cannot do without. Then training alone, with
-batches from the converted files and, beside it, from the same arrays read into memory before.
+batches from the converted files and, beside it, from the same arrays read into memory before. The system's disk cache holds the
+files as long as there is room for them, beside those arrays.
 
 The recordings are made for the occasion, or are a Minari dataset that is named. A thousand Atari episodes are
 ``--episodes 1000 --folder /somewhere/with/10/GB``: 2 million frames, 8.2 GB converted.
@@ -96,6 +97,13 @@ def fit_once(loop: str, size: str, entry: Entry, settings: Settings) -> list[Spe
     return [row, replace(row, system=name, peak_rss_mib=facts["anonymous_mib"], **rest)]  # type: ignore[arg-type]
 
 
+def forget(folder: Path) -> None:
+    """Tell the system that the recordings are read no more: their pages would push the converted ones out of its cache."""
+    for path in folder.rglob("*.hdf5"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def main() -> None:
     """Print, and with ``--out`` append, peaks and frames a second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,6 +126,7 @@ def main() -> None:
         whole = {**options, "updates": arguments.updates, "folder": f"{root}/wm"}
         entry = Entry("dream-env fit, from conversion to encoding", "memory:whole_fit", whole, precision)
         append(fit_once("fit from nothing (frames)", size, entry, settings), settings.out)
+        forget(find_dataset(dataset).folder)
         entries = [
             Entry("from files", "memory:training", {**options, "ram": False}, precision),
             Entry("from memory", "memory:training", {**options, "ram": True}, precision, yardstick=True),
