@@ -54,6 +54,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "gail": ("--reward", "gail", *LEARNER),
     "ditto": ("--reward", "ditto", *LEARNER),
     "ditto-long": ("--reward", "ditto", *LEARNER, "--steps", "12000000"),  # whatever --steps says
+    "ditto-average": ("--reward", "ditto", *LEARNER, "--average", "0.998"),  # the policy of the last 500 updates or so
     "ditto-cv": ("--reward", "ditto", *LEARNER, "--control-variate"),
     "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),

@@ -1,17 +1,18 @@
 """The updates of ``actor_critic``: the losses on one horizon of dreams, and the state that an exact resume needs."""
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dream_env.dream.env import DreamEnv
 
 from .cloning_learners import cloning_loss
 from .imagination import ExpertReplay, Imagined, imagine, learning_afterwards
 from .lambda_return import StepStandardizer, critic_loss, lambda_returns, mean_over, normalized, reinforce_loss
-from .latent_actor import ActorPolicy, Critic
+from .latent_actor import Actor, ActorPolicy, Critic
 from .training import descend, load_training, training_tensors
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ class ActorCriticRun:
         device, feat_size = dream.device, dream.world_model.feat_size
         shape = options.net_shape(feat_size)
         self.policy = ActorPolicy(shape, dream.world_model.action_spec, options.squash)
+        """What the run hands out: the actor that learns, or its average."""
         self.actor = self.policy.actor.to(device)
+        self.average: AveragedModel | None = None
+        if options.average:
+            self.average = AveragedModel(self.actor, multi_avg_fn=get_ema_multi_avg_fn(options.average))
+            self.policy.actor = cast(Actor, self.average.module)
         self.critic, self.target = Critic(shape).to(device), Critic(shape).to(device)
         self.target.load_state_dict(self.critic.state_dict())
         self.optimizers = {
@@ -55,6 +61,8 @@ class ActorCriticRun:
             for name in ("actor", "critic"):
                 metrics[f"{name}_gradient"] = self._descend(name, metrics[f"{name}_loss"])
         self.dreams.restart(self.dreams.everyone)
+        if self.average is not None:
+            self.average.update_parameters(self.actor)
         self.updates += 1
         self.steps += int(imagined.valid.sum())
         if self.updates % self.options.target_period == 0:
@@ -115,6 +123,8 @@ class ActorCriticRun:
             optimizer.step()
             if update >= 0.9 * (options.warm_start_updates - 1):
                 last.append(metrics)
+        if self.average is not None:
+            self.average.module.load_state_dict(self.actor.state_dict())
         return {name: float(torch.stack([metrics[name] for metrics in last]).mean()) for name in last[0]}
 
     def _clone_loss(self, entropy_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -162,5 +172,6 @@ class ActorCriticRun:
         self._sums, self._summed = state["sums"], state["summed"]
 
     def _stateful(self) -> dict[str, Any]:
-        return {"actor": self.actor, "critic": self.critic, "target": self.target, "dream": self.dream,
-                "standardizer": self.standardizer}  # fmt: skip
+        learned = {"actor": self.actor, "critic": self.critic, "target": self.target, "dream": self.dream,
+                   "standardizer": self.standardizer}  # fmt: skip
+        return learned if self.average is None else {**learned, "average": self.average}

@@ -209,6 +209,24 @@ def test_the_target_critic_is_the_critic_of_the_last_whole_period():
         assert moved == (update not in (3, 6))
 
 
+def test_the_average_forgets_by_its_number_each_update_and_learning_is_the_same():
+    runs = []
+    for average in (0.75, 0.0):
+        torch.manual_seed(0)
+        runs.append(started(dream(), average=average))
+    run, plain = runs
+    expected = None
+    for _ in range(4):
+        run.update(0.05)
+        plain.update(0.05)
+        weights = {name: x.detach().clone() for name, x in run.actor.state_dict().items()}
+        assert all(torch.equal(x, weights[name]) for name, x in plain.actor.state_dict().items())
+        expected = weights if expected is None else {n: 0.75 * x + 0.25 * weights[n] for n, x in expected.items()}
+        handed_out = run.policy.state_dict()
+        assert all(torch.allclose(x, expected[name]) for name, x in handed_out.items())
+    assert not torch.equal(handed_out["net.0.weight"], weights["net.0.weight"])
+
+
 def test_rewards_are_standardised_as_for_the_other_learners():
     own, horizon = dream(16), 6
     venv = StandardizedReward(as_sb3(own), horizon)
@@ -552,10 +570,11 @@ def test_the_learner_keeps_the_contract(options):
         (None, {}),
         (None, EVERYTHING),
         (None, {**EVERYTHING, "control_variate": True}),
+        (None, {**EVERYTHING, "average": 0.9}),
         (BOX, EVERYTHING),
         (BOX, {**EVERYTHING, "gradient": "dynamics"}),
     ],
-    ids=["paper", "everything", "control-variate", "box", "box-dynamics"],
+    ids=["paper", "everything", "control-variate", "average", "box", "box-dynamics"],
 )
 def test_a_run_that_was_cut_off_ends_exactly_where_an_unbroken_one_does(action_space, options, tmp_path):
     def own() -> DreamEnv:
@@ -625,6 +644,7 @@ def test_the_dynamics_gradient_refuses_discrete_actions():
         ({"gradient": "dynamic"}, 'gradient is one of reinforce, dynamics, not .dynamic.. Did you mean "dynamics"'),
         ({"gamma": 1.5}, "gamma lies between 0 and 1, not at 1.5"),
         ({"anchor": -1.0}, "anchor must be at least 0, not -1"),
+        ({"average": 1.0}, "average must be at least 0 and less than 1, not 1"),
         ({"target_period": 0}, "target_period must be at least 1, not 0"),
     ],
 )

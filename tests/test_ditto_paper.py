@@ -53,6 +53,7 @@ def words_of(module, stage):
     [
         "ditto-plain",
         "ditto-annealed",
+        "ditto-average",
         "ditto-long",
         "gail-plain",
         "ditto-cv",
