@@ -4,7 +4,9 @@ All compute the same sums as ``torch.nn.Conv2d`` and ``torch.nn.ConvTranspose2d`
 a CPU they are those layers. Pictures are channels-last throughout.
 
 Deep in an encoder or early in a decoder pictures are small and channels many: there a convolution is one matrix product of
-its patches (``patches``, ``from_patches``), and convolution libraries run it at a fraction of a product's speed.
+its patches (``patches``, ``from_patches``), and convolution libraries run it at a fraction of a product's speed. Patches are many
+times the picture, so some pictures are taken at a time: what is made of them stays in the processor's cache, and no large
+block of memory is asked of the system at each step (half of such a layer's time otherwise, in float32).
 """
 
 from typing import Any
@@ -47,6 +49,19 @@ def from_patches(
     return image.view(n, height, 2 * pairs, c)[:, :, :width].permute(0, 3, 1, 2)
 
 
+CHUNK_BYTES = 2**22
+"""Of patches made at a time."""
+
+
+def _at_a_time(pictures: Tensor, patch_numbers: int) -> int:
+    """How many pictures, if each has so many numbers in its patches."""
+    return max(1, CHUNK_BYTES // (patch_numbers * pictures.element_size()))
+
+
+def _empty(n: int, c: int, height: int, width: int, like: Tensor) -> Float[Tensor, "n c height width"]:
+    return like.new_empty(n, height, width, c).permute(0, 3, 1, 2)
+
+
 def _flat(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "pixels c"]:
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
 
@@ -57,18 +72,32 @@ class _PatchConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        patch = patches(x, weight.shape[-1])
-        return linear(patch, weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
+        width_out, _, size, _ = weight.shape
+        rows, columns = ((side - size) // STRIDE + 1 for side in x.shape[2:])
+        kernel = weight.permute(0, 2, 3, 1).flatten(1)
+        image = _empty(len(x), width_out, rows, columns, x)
+        count = _at_a_time(x, rows * columns * kernel.shape[1])
+        for x_some, made in zip(x.split(count), image.split(count), strict=True):
+            made.copy_(linear(patches(x_some, size), kernel, bias).permute(0, 3, 1, 2))
+        return image
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         size = weight.shape[-1]
-        flat, by_patch = _flat(gradient), weight.permute(0, 2, 3, 1)  # (out, size, size, in)
-        for_patch = linear(flat, by_patch.flatten(1).t()).view(len(x), *gradient.shape[2:], -1)
-        for_weight = weight_gradient(flat, patches(x, size).flatten(0, 2)).view(by_patch.shape).permute(0, 3, 1, 2)
-        return from_patches(for_patch, size, *x.shape[2:]), for_weight, flat.sum(dim=0)
+        by_patch = weight.permute(0, 2, 3, 1)  # (out, size, size, in)
+        kernel = by_patch.flatten(1)
+        for_x = torch.empty_like(x, memory_format=torch.channels_last)
+        for_weight = torch.zeros_like(kernel, dtype=torch.float32)
+        count = _at_a_time(x, gradient[0, 0].numel() * kernel.shape[1])
+        for g_some, x_some, made in zip(gradient.split(count), x.split(count), for_x.split(count), strict=True):
+            flat = _flat(g_some)
+            patch = linear(flat, kernel.t()).view(len(x_some), *gradient.shape[2:], -1)
+            made.copy_(from_patches(patch, size, *x.shape[2:]))
+            for_weight += weight_gradient(flat, patches(x_some, size).flatten(0, 2))
+        for_weight = for_weight.to(weight.dtype).view(by_patch.shape).permute(0, 3, 1, 2)
+        return for_x, for_weight, gradient.sum(dim=(0, 2, 3))
 
 
 class _PatchUpConv(torch.autograd.Function):
@@ -77,19 +106,30 @@ class _PatchUpConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        size, (_, _, height, width) = weight.shape[-1], x.shape
-        patch = linear(_flat(x), weight.permute(2, 3, 1, 0).flatten(0, 2)).view(len(x), height, width, -1)
-        image = from_patches(patch, size, STRIDE * (height - 1) + size, STRIDE * (width - 1) + size)
-        return (image + bias.view(-1, 1, 1)).contiguous(memory_format=torch.channels_last)
+        size, (n, _, rows, columns) = weight.shape[-1], x.shape
+        kernel = weight.permute(2, 3, 1, 0).flatten(0, 2)
+        height, width = (STRIDE * (side - 1) + size for side in (rows, columns))
+        image = _empty(n, weight.shape[1], height, width, x)
+        count = _at_a_time(x, rows * columns * len(kernel))
+        for x_some, made in zip(x.split(count), image.split(count), strict=True):
+            patch = linear(_flat(x_some), kernel).view(len(x_some), rows, columns, -1)
+            torch.add(from_patches(patch, size, height, width), bias.view(-1, 1, 1), out=made)
+        return image
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         by_patch = weight.permute(0, 2, 3, 1)  # (in, size, size, out)
-        patch = patches(gradient, weight.shape[-1]).flatten(0, 2)
-        for_x = linear(patch, by_patch.flatten(1)).view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
-        for_weight = weight_gradient(_flat(x), patch).view(by_patch.shape).permute(0, 3, 1, 2)
+        kernel = by_patch.flatten(1)
+        for_x = torch.empty_like(x, memory_format=torch.channels_last)
+        for_weight = torch.zeros_like(kernel, dtype=torch.float32)
+        count = _at_a_time(x, x[0, 0].numel() * kernel.shape[1])
+        for g_some, x_some, made in zip(gradient.split(count), x.split(count), for_x.split(count), strict=True):
+            patch = patches(g_some, weight.shape[-1]).flatten(0, 2)
+            made.copy_(linear(patch, kernel).view(len(x_some), *x.shape[2:], -1).permute(0, 3, 1, 2))
+            for_weight += weight_gradient(_flat(x_some), patch)
+        for_weight = for_weight.to(weight.dtype).view(by_patch.shape).permute(0, 3, 1, 2)
         return for_x, for_weight, gradient.sum(dim=(0, 2, 3))
 
 
