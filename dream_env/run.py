@@ -1,5 +1,8 @@
 """``dream-env run pong``: all stages one after another, with defaults that fit into an hour on two cores."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,9 +45,11 @@ class RunConfig:
     workers: int = 2
     """Processes that play while recording."""
     updates: int | None = None
-    """Gradient steps of the world model; the preset's unless given."""
-    steps: int = 1_000_000
-    """Dream steps to learn from."""
+    """Gradient steps of the world model; unless given the preset's, of Pong as many as it takes."""
+    steps: int | None = None
+    """Dream steps to learn from; unless given a million, of Pong for ppo as many as it takes."""
+    snapshots: int = 4
+    """Policies kept on the way, each of which then plays a few real games."""
     reward: str = "ditto"
     """Reward plug-in."""
     learner: str = "ppo"
@@ -74,36 +79,70 @@ CLUMSY_SEED = 5_000
 PPO_OPTIONS: dict[str, Any] = {"warm_start": "bc", "anchor": 4}
 """What ``run`` changes about ppo, its learner by default; any other is taken as its own authors left it."""
 
+STEPS = 1_000_000
+"""Dream steps, unless something else is known to be enough."""
+
+ENOUGH = {"ALE/Pong-v5": (2_400, 250_000)}
+"""Updates of the world model, and steps of ppo in its dream, beyond which a game's real return rose no more where it was
+measured (``examples/pong_minutes.py``)."""
+
 QUICK = {"episodes": 4, "clumsy": 2, "updates": 300, "steps": 100_000, "eval_episodes": 2}
 """What ``--quick`` changes."""
 
 
 def run(config: RunConfig, *, progress: bool = True) -> Path:
-    """Every stage in turn; each is skipped if its folder is finished already."""
+    """Every stage in turn; each is skipped if its folder is finished already. At the end it says how long each took."""
+    minutes = Minutes()
     if config.quick:
         usual = RunConfig(config.game, config.out)  # what was asked for by a flag of its own stays
         changes = {name: value for name, value in QUICK.items() if getattr(config, name) == getattr(usual, name)}
         config = replace(config, **changes)  # type: ignore[arg-type]
     out = config.out
     recordings = recordings_of(config)
-    for recording in recordings:
-        collect(recording, progress=progress)
+    with minutes("recording"):
+        for recording in recordings:
+            collect(recording, progress=progress)
     names = [recording.dataset for recording in recordings]
     fit = replace(FitStage.of("small", names[0], out / "wm"), also=tuple(names[1:]))
-    train = replace(fit.train, seed=config.seed, updates=config.updates or fit.train.updates)
+    updates, steps = ENOUGH.get(environment_id(config.game), (fit.train.updates, STEPS))
+    train = replace(fit.train, seed=config.seed, updates=config.updates or updates)
     observation = replace(fit.observation, crop=PLAYFIELD.get(environment_id(config.game)))
-    wm = fit_stage(replace(fit, train=train, observation=observation, device=config.device), progress=progress)
+    with minutes("fitting"):
+        wm = fit_stage(replace(fit, train=train, observation=observation, device=config.device), progress=progress)
     given = {"warm_start": config.warm_start, "anchor": config.anchor}
     options = {name: value for name, value in given.items() if value is not None}
     learner = resolve_learner(config.learner, **(PPO_OPTIONS if config.learner == "ppo" else {}) | options)
     name = config.reward if learner.follows_reward else config.learner
-    agent = imitate_stage(
-        ImitateStage(wm, out / name, steps=config.steps, seed=config.seed, device=config.device),
-        config.reward, learner, progress=progress,
+    steps = config.steps or (steps if config.learner == "ppo" else STEPS)
+    stage = ImitateStage(
+        wm, out / name, steps=steps, snapshots=config.snapshots, seed=config.seed, device=config.device
     )  # fmt: skip
-    evaluate_stage(EvaluateStage(agent, episodes=config.eval_episodes, seed=config.eval_seed), progress=progress)
-    report(out)
+    with minutes("imitating"):
+        agent = imitate_stage(stage, config.reward, learner, progress=progress)
+    with minutes("evaluating"):
+        evaluate_stage(EvaluateStage(agent, episodes=config.eval_episodes, seed=config.eval_seed), progress=progress)
+        report(out)
+    if progress:
+        print(minutes)
     return out
+
+
+class Minutes:
+    """How long each stage of this call took; one that was finished before takes none."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
+        start = time.monotonic()
+        yield
+        self.of[stage] = (time.monotonic() - start) / 60
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{stage} {minutes:.1f}" for stage, minutes in self.of.items())
+        return f"minutes: {parts}; {sum(self.of.values()):.1f} in all"
 
 
 def recordings_of(config: RunConfig) -> list[CollectConfig]:

@@ -5,7 +5,8 @@ import pytest
 from dream_env import run as module
 from dream_env.collecting.collect import CollectConfig
 from dream_env.measuring.evaluation import EvaluateStage
-from dream_env.run import CLUMSY_SEED, RunConfig, run
+from dream_env.model.fitting import FitConfig
+from dream_env.run import CLUMSY_SEED, ENOUGH, RunConfig, run
 from dream_env.stages import FitStage, ImitateStage
 
 
@@ -13,7 +14,7 @@ from dream_env.stages import FitStage, ImitateStage
 def asked(monkeypatch):
     """Run without doing anything; returns what was asked, by the kind of its config."""
 
-    def go(out, game="pong", **options):
+    def go(out, game="pong", progress=False, **options):
         found = {CollectConfig: [], FitStage: [], ImitateStage: [], EvaluateStage: [], "order": [], "plugins": []}
 
         def stage(name):
@@ -27,7 +28,7 @@ def asked(monkeypatch):
 
         for name in ("collect", "fit_stage", "imitate_stage", "evaluate_stage", "report"):
             monkeypatch.setattr(module, name, stage(name))
-        assert run(RunConfig(game, out, **options), progress=False) == out
+        assert run(RunConfig(game, out, **options), progress=progress) == out
         return found
 
     return go
@@ -97,3 +98,21 @@ def test_reward_and_learner_are_passed_on(asked, tmp_path):
     assert reward == "ditto"
     assert (learner.algorithm, learner.warm_start, learner.anchor) == ("stable_baselines3:A2C", "none", 0)
     assert found[FitStage][0].train.updates == 7
+
+
+def test_a_game_that_was_measured_gets_as_much_as_it_needs_and_flags_come_first(asked, tmp_path):
+    def lengths(**options):
+        found = asked(tmp_path, **options)
+        return found[FitStage][0].train.updates, found[ImitateStage][0].steps
+
+    assert lengths() == ENOUGH["ALE/Pong-v5"]
+    assert lengths(game="breakout") == (FitConfig.small().updates, 1_000_000)
+    assert lengths(learner="ditto") == (ENOUGH["ALE/Pong-v5"][0], 1_000_000)
+    assert lengths(updates=7, steps=30) == (7, 30)
+
+
+def test_it_says_where_the_minutes_went(asked, tmp_path, monkeypatch, capsys):
+    clock = iter([0.0, 60.0, 60.0, 240.0, 240.0, 270.0, 300.0, 330.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    asked(tmp_path, progress=True)
+    assert capsys.readouterr().out == "minutes: recording 1.0, fitting 3.0, imitating 0.5, evaluating 0.5; 5.0 in all\n"
