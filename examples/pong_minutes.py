@@ -177,10 +177,14 @@ def table(points: list[Point]) -> str:
             precision, f"{updates:,}", "" if steps < 0 else f"{steps:,}", str(len(found)),
             f"{fmean(p.fit_minutes for p in found):.1f}", f"{fmean(p.minutes for p in found):.1f}",
             *(f"{error:.0%}" for error in errors),
-            *((f"{fmean(returns):.1f}", f"{min(returns):.1f}") if returns else ("", "")),
+            *((_signed(fmean(returns)), _signed(min(returns))) if returns else ("", "")),
         ))  # fmt: skip
     head = ("precision", "updates", "dream steps", "seeds", "minutes to fit", "in all", "1 ahead", "5", "15", "return")
     return markdown((*head, "worst seed"), lines, text_columns=1)
+
+
+def _signed(number: float) -> str:
+    return f"{number:.1f}".replace("-", "−")
 
 
 def draw(points: list[Point], path: Path) -> Path:
@@ -204,7 +208,7 @@ def draw(points: list[Point], path: Path) -> Path:
                 [updates for updates, _ in found], list(found.values()), mark, color=colour, markersize=4,
                 fillstyle="none", label=f"{precision}, {ahead} ahead",
             )  # fmt: skip
-    finish(right, "Held-out error of moving pixels", "unexplained", bottom=0)
+    finish(right, "Held-out error of moving pixels", "unexplained", bottom=0.0)
     x_axis(right, "updates of the world model")
     return save(figure, path)
 

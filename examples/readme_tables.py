@@ -9,6 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pong_minutes
+
 from dream_env.measuring import results
 from dream_env.measuring.tables import results_table, rows_table
 
@@ -32,6 +34,8 @@ def tables() -> dict[str, str]:
     """Every table by the name in its marker."""
     found = {"pong": results_table([RESULTS / "pong.csv"])}
     found |= {name: grid_table(name) for name in ("ditto", "ditto_a3c", "cmil") if (RESULTS / f"{name}.csv").is_file()}
+    if (RESULTS / "pong_minutes.csv").is_file():
+        found["pong_minutes"] = pong_minutes.table(pong_minutes.read(RESULTS / "pong_minutes.csv"))
     if (RESULTS / "speed.csv").is_file():
         found["speed"] = goals(read(RESULTS / "speed.csv"))
     return found
