@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from dream_env.agent import Agent
     from dream_env.checkpoint import load, save
     from dream_env.dream.env import DreamEnv
+    from dream_env.fitting.fit import fit
     from dream_env.learning.sb3 import BootstrapTogether, as_sb3
     from dream_env.measuring.evaluation import evaluate
     from dream_env.model.encoded import encode
-    from dream_env.model.fitting import fit
     from dream_env.model.world_model import WorldModel
     from dream_env.plugin import Reward
     from dream_env.recordings.demos import Demos
@@ -33,7 +33,7 @@ __all__ = [
 _HOME = {
     "Agent": "agent", "Demos": "recordings.demos", "DreamEnv": "dream.env", "Reward": "plugin",
     "WorldModel": "model.world_model", "BootstrapTogether": "learning.sb3", "as_sb3": "learning.sb3", "encode": "model.encoded",
-    "evaluate": "measuring.evaluation", "fit": "model.fitting", "load": "checkpoint", "save": "checkpoint",
+    "evaluate": "measuring.evaluation", "fit": "fitting.fit", "load": "checkpoint", "save": "checkpoint",
 }  # fmt: skip
 
 register_dreams()

@@ -16,14 +16,14 @@ from dream_env.agent import Agent, save_agent
 from dream_env.checkpoint import Store, config_to_json
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError, nearest
+from dream_env.fitting.fit import FitConfig, fit
+from dream_env.fitting.graphed import Graph
+from dream_env.fitting.parallel import Processes, joined
 from dream_env.learning.on_policy import resolve_learner
 from dream_env.learning.tail import Tail
 from dream_env.measuring.evaluation import action_agreement, latent_distance, reward_by_step
 from dream_env.measuring.video import open_loop_video
 from dream_env.model.encoded import encode, load_encoded, save_encoded
-from dream_env.model.fitting import FitConfig, fit
-from dream_env.model.graphed import Graph
-from dream_env.model.parallel import Processes, joined
 from dream_env.model.recorded import Recorded
 from dream_env.model.world_model import PRESETS, Precision, Preset, WorldModel, WorldModelConfig
 from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
@@ -91,7 +91,7 @@ class FitStage:
 def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
     """Fit, encode the demonstrations, and leave the model with ``expert_*.safetensors metrics.csv open_loop.mp4``.
 
-    Under torchrun every process makes this call; they train together and the first one writes (``dream_env.model.parallel``).
+    Under torchrun every process makes this call; they train together and the first one writes (``dream_env.fitting.parallel``).
     """
     with joined(stage.device) as (processes, device):
         _fit_together(replace(stage, device=device), processes, progress=progress and processes.first)

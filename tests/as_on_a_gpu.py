@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dream_env.model import fitting, graphed
+from dream_env.fitting import fit, graphed
 from dream_env.model.world_model import WorldModel
 from dream_env.recordings.demos import Batch, Source
 from dream_env.spaces import ActionSpec, ObservationConfig, ObservationSpec
@@ -55,7 +55,7 @@ def tensors_of_losses(losses):
 
 def pretend(patch, world_model, calls=None):
     """Let ``fit`` treat the CPU as a GPU: record the step, look at numbers only where a row is made or a state saved."""
-    patch.setattr(fitting, "_only_queues", lambda device: True)
+    patch.setattr(fit, "_only_queues", lambda device: True)
     patch.setattr(graphed, "cuda_graph", played(world_model, calls))
 
 

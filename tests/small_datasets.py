@@ -6,7 +6,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from recordings import record
 
-from dream_env.model.fitting import FitConfig
+from dream_env.fitting.fit import FitConfig
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.spaces import ObservationConfig

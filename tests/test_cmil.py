@@ -8,9 +8,9 @@ from dream_env.plugins.gail import Gail
 
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
+from dream_env.fitting.fit import FitConfig, fit
 from dream_env.latent import Latent
 from dream_env.model.encoded import encode
-from dream_env.model.fitting import FitConfig, fit
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.plugin import load_reward

@@ -11,7 +11,7 @@ from small_datasets import record_squares, tiny_fit
 
 from dream_env.checkpoint import Store, load, read_json
 from dream_env.errors import ConfigError, DatasetError, TrainingError
-from dream_env.model.fitting import FitConfig, fit
+from dream_env.fitting.fit import FitConfig, fit
 from dream_env.stages import fast_precision, fit_stage
 from dream_env.testing import tiny_demos, tiny_world_model
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_cut_in_two_equals_an_unbroken_one(tmp_path):
 KILLED = """
 import sys
 from dream_env.checkpoint import Store
-from dream_env.model.fitting import FitConfig, fit
+from dream_env.fitting.fit import FitConfig, fit
 from dream_env.testing import tiny_demos, tiny_world_model
 import torch
 torch.set_num_threads(1)

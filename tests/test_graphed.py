@@ -11,8 +11,8 @@ from gymnasium import spaces
 
 from dream_env.checkpoint import Store
 from dream_env.errors import TrainingError
-from dream_env.model.fitting import GPU_MEMORY_AT_PAPER_SIZE, FitConfig, fit
-from dream_env.model.graphed import GraphedStep, LossModule, eager_step
+from dream_env.fitting.fit import GPU_MEMORY_AT_PAPER_SIZE, FitConfig, fit
+from dream_env.fitting.graphed import GraphedStep, LossModule, eager_step
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.testing import tiny_demos, tiny_world_model
@@ -88,7 +88,7 @@ def test_where_looking_would_stop_a_gpu_a_bad_update_is_still_named_and_never_sa
             with torch.no_grad():
                 world_model.rssm.posterior_out.bias.fill_(float("nan"))
 
-    monkeypatch.setattr("dream_env.model.fitting._set_learning_rate", break_it)
+    monkeypatch.setattr("dream_env.fitting.fit._set_learning_rate", break_it)
     store = Store(tmp_path)
     with pytest.raises(TrainingError, match=r"stopped being finite at update 7 .*no state had been saved"):
         list(fit(world_model, tiny_demos(), replace(TINY, log_every=9), store=store))

@@ -11,8 +11,8 @@ from dream_env.agent import load_agent, world_model_of
 from dream_env.checkpoint import Store, read_json
 from dream_env.collecting.collect import CollectConfig, collect
 from dream_env.errors import ConfigError, DatasetError, TrainingError
+from dream_env.fitting.fit import FitConfig
 from dream_env.measuring.evaluation import evaluate
-from dream_env.model.fitting import FitConfig
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.online_stage import online_stage

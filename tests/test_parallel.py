@@ -14,8 +14,8 @@ from together import CONFIG, ENSEMBLE
 
 from dream_env.checkpoint import read_json, read_tensors
 from dream_env.errors import ConfigError
-from dream_env.model.fitting import fit
-from dream_env.model.parallel import Processes, joined
+from dream_env.fitting.fit import fit
+from dream_env.fitting.parallel import Processes, joined
 from dream_env.run_folder import read_metrics
 from dream_env.spaces import ObservationConfig
 from dream_env.stages import fit_stage

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from dream_env.model.prediction import MOVED, moving_pixels, open_loop_error, reconstruction_metrics, unexplained
+from dream_env.fitting.prediction import MOVED, moving_pixels, open_loop_error, reconstruction_metrics, unexplained
 from dream_env.tiny import tiny_demos, tiny_world_model
 
 LONG = {"episodes": 4, "steps": 40}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dream_env.errors import DatasetError
-from dream_env.model.fitting import FitConfig, fit
-from dream_env.model.prefetch import drawn_ahead, tensors_of
+from dream_env.fitting.fit import FitConfig, fit
+from dream_env.fitting.prefetch import drawn_ahead, tensors_of
 from dream_env.testing import tiny_demos, tiny_world_model
 
 CPU = torch.device("cpu")

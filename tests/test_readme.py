@@ -141,8 +141,8 @@ def flags():
 def test_every_flag_in_the_text_is_one_that_there_is(flags, monkeypatch):
     others = {"--check", "--strict", "--explicit-package-bases", "--nproc-per-node"}  # of the tools named beside
     monkeypatch.syspath_prepend(ROOT / "examples")
-    for name in ("ditto_paper.py", "cmil_paper.py"):
-        grid = runpy.run_path(str(ROOT / "examples" / name))["Grid"]
+    for name, config in {"ditto_paper.py": "Grid", "cmil_paper.py": "Grid", "pong_minutes.py": "Minutes"}.items():
+        grid = runpy.run_path(str(ROOT / "examples" / name))[config]
         flags = flags | {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(grid)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]+", TEXT)) - others
     assert {"--quick", "--warm-start", "--anchor", "--preset"} <= named

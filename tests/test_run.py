@@ -4,8 +4,8 @@ import pytest
 
 from dream_env import run as module
 from dream_env.collecting.collect import CollectConfig
+from dream_env.fitting.fit import FitConfig
 from dream_env.measuring.evaluation import EvaluateStage
-from dream_env.model.fitting import FitConfig
 from dream_env.run import CLUMSY_SEED, ENOUGH, RunConfig, run
 from dream_env.stages import FitStage, ImitateStage
 

@@ -15,8 +15,8 @@ from dream_env import checkpoint, stages
 from dream_env.agent import load_agent
 from dream_env.checkpoint import Store, read_json, read_tensors
 from dream_env.errors import CheckpointError, ConfigError, DatasetError, PluginError, SpaceError
+from dream_env.fitting.fit import FitConfig
 from dream_env.model.encoded import load_encoded
-from dream_env.model.fitting import FitConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.plugin import load_learner, load_reward
 from dream_env.run_folder import MetricsLog, read_metrics

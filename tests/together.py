@@ -13,8 +13,8 @@ from as_on_a_gpu import pretend
 
 from dream_env.checkpoint import Store, write_json, write_tensors
 from dream_env.errors import ConfigError, DatasetError, TrainingError
-from dream_env.model.fitting import FitConfig, fit
-from dream_env.model.parallel import joined
+from dream_env.fitting.fit import FitConfig, fit
+from dream_env.fitting.parallel import joined
 from dream_env.testing import tiny_demos, tiny_world_model
 
 CONFIG = FitConfig(updates=10, batch=4, length=6, log_every=5, test_every=5, warmup=2)

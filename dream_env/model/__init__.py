@@ -1,1 +1,1 @@
-"""The world model: its networks, its loss, its training, and the expert as it sees it."""
+"""The world model: its networks, its loss, and the expert as it sees it."""

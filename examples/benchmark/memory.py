@@ -25,7 +25,7 @@ from synthetic import record
 from work import SIDE
 from world_model_step import fitting, small_sizes
 
-from dream_env.model.fitting import FitConfig
+from dream_env.fitting.fit import FitConfig
 from dream_env.recordings.cache import cache_root, converted
 from dream_env.recordings.datasets import find_dataset
 from dream_env.recordings.demos import Demos

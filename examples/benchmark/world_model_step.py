@@ -27,7 +27,7 @@ from speed_rows import append
 from synthetic import in_memory, world_model
 from work import SIDE, SIZES, Size
 
-from dream_env.model.fitting import FitConfig, fit
+from dream_env.fitting.fit import FitConfig, fit
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.recordings.demos import Demos

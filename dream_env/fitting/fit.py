@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
 from dream_env.errors import ConfigError, TrainingError
-from dream_env.model.graphed import Graph, GraphedStep, LossModule, Step, eager_step
-from dream_env.model.parallel import ALONE, Processes
-from dream_env.model.prediction import open_loop_error, reconstruction_metrics
-from dream_env.model.prefetch import drawn_ahead
+from dream_env.fitting.graphed import Graph, GraphedStep, LossModule, Step, eager_step
+from dream_env.fitting.parallel import ALONE, Processes
+from dream_env.fitting.prediction import open_loop_error, reconstruction_metrics
+from dream_env.fitting.prefetch import drawn_ahead
 from dream_env.model.world_model import Losses, WorldModel
 from dream_env.recordings.demos import Batch, Demos
 from dream_env.recordings.mixture import Mixture

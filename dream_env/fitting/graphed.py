@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dream_env.model.prefetch import mapped, tensors_of
+from dream_env.fitting.prefetch import mapped, tensors_of
 from dream_env.model.rssm import Observed
 from dream_env.model.world_model import Losses, WorldModel
 from dream_env.recordings.demos import Batch

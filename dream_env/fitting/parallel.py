@@ -18,8 +18,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dream_env.errors import ConfigError, DreamEnvError, TrainingError
+from dream_env.fitting.prefetch import mapped
 from dream_env.latent import Latent
-from dream_env.model.prefetch import mapped
 from dream_env.model.rssm import Observed
 from dream_env.model.world_model import Losses
 from dream_env.recordings.demos import Batch

@@ -1,0 +1,1 @@
+"""How a world model comes out of recordings: gradient steps, on one device or many, and what they are judged by."""
