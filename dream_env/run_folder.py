@@ -20,6 +20,18 @@ def claim(folder: Path, stage: str, config: dict[str, Any]) -> None:
     """Take a folder for a stage's command, or find it taken by the same one.
 
     Raises:
+        CheckpointError: as of ``check_claim``.
+    """
+    check_claim(folder, stage, config)
+    if not (folder / "run.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", {"stage": stage, **config})
+
+
+def check_claim(folder: Path, stage: str, config: dict[str, Any]) -> None:
+    """Refuse a folder that ``claim`` would refuse, and leave it as it is: for stages with long work before they claim.
+
+    Raises:
         CheckpointError: if the folder holds another run; the options that differ are named.
     """
     mine = {"stage": stage, **config}
@@ -31,11 +43,8 @@ def claim(folder: Path, stage: str, config: dict[str, Any]) -> None:
                 f"{folder} already holds another run: {_difference(other, mine)}. Choose another --out, delete the folder, or "
                 f"repeat the command it was made with to go on there"
             )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(folder.iterdir()):
         raise CheckpointError(f"{folder} exists, is not empty and is no run of dream-env; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, mine)
 
 
 def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identi
 from dream_env.progress import progress_bar
 from dream_env.recordings.demos import Demos
 from dream_env.recordings.mixture import Mixture
-from dream_env.run_folder import Clock, MetricsLog, claim, plain, read_metrics
+from dream_env.run_folder import Clock, MetricsLog, check_claim, claim, plain, read_metrics
 from dream_env.spaces import ObservationConfig
 
 
@@ -101,6 +101,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
 
 def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> None:
     out = stage.out
+    processes.once(lambda: check_claim(out, "fit", _fit_identity(stage)))  # before a conversion that may take minutes
     demos, *others = processes.first_then_others(
         lambda: [Demos.load(name, stage.observation, progress=progress) for name in (stage.dataset, *stage.also)]
     )

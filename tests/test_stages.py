@@ -300,3 +300,10 @@ def test_an_agent_remembers_how_many_games_it_imitated(squares, tmp_path):
     imitate(squares / "wm", tmp_path / "one", demos=1, snapshots=0, steps=40)
     assert read_json(tmp_path / "one" / "meta.json")["demos"] == 1
     assert not (tmp_path / "one" / "snapshots").exists()
+
+
+def test_a_taken_folder_is_refused_before_anything_is_converted(tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr(stages.Demos, "load", None)  # would be called
+    with pytest.raises(CheckpointError, match="is not empty and is no run of dream-env"):
+        fit_stage(FitStage("game/random-v0", tmp_path), progress=False)
