@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from dream_env.model.nets import (
     ConvDecoder,
     ConvEncoder,
+    Elu,
     EnsembleMLP,
     FlatDecoder,
     FlatEncoder,
@@ -70,6 +71,28 @@ def test_plain_nets_flatten_pictures_and_shape_them_again():
     assert encoder(torch.randn(5, 3, 8, 8)).shape == (5, encoder.embed_size) == (5, 16)
     assert FlatDecoder(7, (3, 8, 8), 16, 2, "silu")(torch.randn(5, 7)).shape == (5, 3, 8, 8)
     assert FlatDecoder(7, (4,), 16, 0, "silu")(torch.randn(5, 7)).shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)]
+)
+def test_elu_and_its_slope_are_torch_s(dtype, tolerance):
+    x = torch.linspace(-9, 3, 97, dtype=dtype)
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    gradient = torch.randn_like(x)
+    y, expected = Elu()(ours), nn.ELU()(theirs)
+    assert torch.equal(y, expected)
+    y.backward(gradient)
+    expected.backward(gradient)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=tolerance, atol=tolerance)
+    with torch.no_grad():
+        assert torch.equal(Elu()(x), expected)
+
+
+def test_elu_can_be_differentiated_twice():
+    x = torch.tensor([-2.0, -0.3, 0.4, 1.5], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(Elu(), (x,))
+    assert torch.autograd.gradgradcheck(Elu(), (x,))
 
 
 @pytest.mark.parametrize(("last_linear", "last"), [(True, nn.Linear), (False, nn.SiLU)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,10 +13,37 @@ from dream_env.model.convolutions import Conv, UpConv
 from dream_env.model.products import Linear
 
 Activation = Literal["elu", "silu"]
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "silu": nn.SiLU}
 
 IMAGE_SIZE = 64
 """The convolutional networks have DreamerV2's geometry, which is made for 64 × 64 pictures and no other."""
+
+
+class _EluFromResult(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = F.elu(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        result: Tensor = torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, True, y)
+        return result
+
+
+class Elu(nn.Module):
+    """``torch.nn.ELU``, whose slope below zero is read off its result, ``eˣ = y + 1``, instead of computing ``eˣ`` once more.
+
+    On a CPU the way back takes half the time (torch has it for ELU in place, which convolutions made of views refuse).
+    """
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        y: Tensor = _EluFromResult.apply(x) if torch.is_grad_enabled() else F.elu(x)  # type: ignore[no-untyped-call]
+        return y
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": Elu, "silu": nn.SiLU}
 
 
 def activation_module(name: Activation) -> nn.Module:
