@@ -49,18 +49,21 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 
 def _write(path: Path, num_bytes: int, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # A folder of its own, since safetensors writes under a random name beside the file: all goes with the folder.
+    folder = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
+        folder.mkdir(exist_ok=True)
+        write(folder / path.name)
+        with (folder / path.name).open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        (folder / path.name).replace(path)
     except (OSError, safetensors.SafetensorError) as error:  # the latter of a full disk, when it is what wrote
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"could not write {path} ({num_bytes / 2**20:.1f} MiB): {getattr(error, 'strerror', None) or error}; what was "
             f"saved before is intact. Free some disk space (or choose another --out) and run the same command again to go on"
         ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``dream-env run pong``: all stages one after another, with defaults that fit into an hour on two cores."""
+"""``dream-env run pong``: all stages one after another, with defaults for two cores."""
 
 import time
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class RunConfig:
     out: Path
     """Folder of the run; the same command again goes on where it was."""
     quick: bool = False
-    """A few minutes instead of most of an hour: shows every stage, learns too little to play well."""
+    """A few minutes: shows every stage, learns too little to play well."""
     dataset: str | None = None
     """Minari id of the demonstrations; dream/<game>/slips-v1 unless given, and made if it is not there."""
     episodes: int = 48
@@ -45,9 +45,9 @@ class RunConfig:
     workers: int = 2
     """Processes that play while recording."""
     updates: int | None = None
-    """Gradient steps of the world model; unless given the preset's, of Pong as many as it takes."""
+    """Gradient steps of the world model; unless given 2400 for the recordings of Pong made here, else the preset's."""
     steps: int | None = None
-    """Dream steps to learn from; unless given a million, of Pong for ppo as many as it takes."""
+    """Dream steps to learn from; unless given 250,000 for ppo and the recordings of Pong made here, else a million."""
     snapshots: int = 4
     """Policies kept on the way, each of which then plays a few real games."""
     reward: str = "ditto"
@@ -83,8 +83,8 @@ STEPS = 1_000_000
 """Dream steps, unless something else is known to be enough."""
 
 ENOUGH = {"ALE/Pong-v5": (2_400, 250_000)}
-"""Updates of the world model, and steps of ppo in its dream, beyond which a game's real return rose no more where it was
-measured (``examples/pong_minutes.py``)."""
+"""Updates of the world model, and steps of ppo in its dream, with which each of three seeds came to the expert's return where it
+was measured (``examples/pong_minutes.py``): in what ``run`` records itself."""
 
 QUICK = {"episodes": 4, "clumsy": 2, "updates": 300, "steps": 100_000, "eval_episodes": 2}
 """What ``--quick`` changes."""
@@ -94,8 +94,8 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     """Every stage in turn; each is skipped if its folder is finished already. At the end it says how long each took."""
     minutes = Minutes()
     if config.quick:
-        usual = RunConfig(config.game, config.out)  # what was asked for by a flag of its own stays
-        changes = {name: value for name, value in QUICK.items() if getattr(config, name) == getattr(usual, name)}
+        plain = RunConfig(config.game, config.out)  # what was asked for by a flag of its own stays
+        changes = {name: value for name, value in QUICK.items() if getattr(config, name) == getattr(plain, name)}
         config = replace(config, **changes)  # type: ignore[arg-type]
     out = config.out
     recordings = recordings_of(config)
@@ -104,7 +104,8 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
             collect(recording, progress=progress)
     names = [recording.dataset for recording in recordings]
     fit = replace(FitStage.of("small", names[0], out / "wm"), also=tuple(names[1:]))
-    updates, steps = ENOUGH.get(environment_id(config.game), (fit.train.updates, STEPS))
+    usual = (fit.train.updates, STEPS)
+    updates, steps = usual if config.dataset else ENOUGH.get(environment_id(config.game), usual)
     train = replace(fit.train, seed=config.seed, updates=config.updates or updates)
     observation = replace(fit.observation, crop=PLAYFIELD.get(environment_id(config.game)))
     with minutes("fitting"):

@@ -1,4 +1,4 @@
-"""Where the minutes of ``run pong`` go, and what they buy: ``python examples/pong_minutes.py``.
+"""What each minute of training buys in ``run pong``: ``python examples/pong_minutes.py``.
 
 A world model is fitted with each number of updates, in each arithmetic and with each seed; its agent is cloned and learns in
 the dream as in ``dream-env run pong``; what came out plays the real game, the cloned policy as well as those on the way.
@@ -10,10 +10,11 @@ Finished cells are skipped; the recordings are made as ``run`` makes them if the
 """
 
 import csv
+import io
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import get_type_hints
@@ -32,7 +33,7 @@ from dream_env.run_folder import read_metrics
 from dream_env.showing.drawing import COLOURS, finish, panels, save, x_axis
 
 GAME = "ALE/Pong-v5"
-DATASET = "dream/pong/slips-v1"
+DATASET = recordings_of(RunConfig("pong", Path()))[0].dataset
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Point:
 
 
 NAMES = [field.name for field in fields(Point)]
+_SAME = 4
+"""So many columns tell which policy it is."""
 
 
 def main(config: Minutes) -> None:
@@ -99,7 +102,7 @@ def main(config: Minutes) -> None:
 
 
 def _cell(config: Minutes, updates: int, precision: str, seed: int) -> None:
-    folder = config.out / f"{updates}-{precision}-{seed}"
+    folder = config.out / f"{updates}-{precision}-{seed}-{config.steps}"
     model, agent, done = folder / "wm", folder / "agent", folder / "done"
     if done.is_file():
         return
@@ -138,16 +141,16 @@ def _points(model: Path, agent: Path, updates: int, precision: str, seed: int) -
 
 
 def append(path: Path, points: Iterable[Point]) -> None:
-    """Add rows; several runs may do so at the same time."""
+    """Add rows, in place of those of the same policy; several runs may do so at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with alone(path.parent):
-        fresh = not path.is_file()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, NAMES, lineterminator="\n")
-            if fresh:
-                writer.writeheader()
-            for row in map(asdict, points):
-                writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+        rows = {astuple(point)[:_SAME]: point for point in [*(read(path) if path.is_file() else []), *points]}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, NAMES, lineterminator="\n")
+        writer.writeheader()
+        for row in map(asdict, rows.values()):
+            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+        write_file(path, text.getvalue())
 
 
 def read(path: Path) -> list[Point]:

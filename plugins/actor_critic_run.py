@@ -1,11 +1,12 @@
 """The updates of ``actor_critic``: the losses on one horizon of dreams, and the state that an exact resume needs."""
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from dream_env.dream.env import DreamEnv
 
@@ -17,6 +18,15 @@ from .training import descend, load_training, training_tensors
 
 if TYPE_CHECKING:
     from .actor_critic import ActorCritic
+
+
+def _fading(keep: float) -> Callable[[Any, Any, Any], None]:
+    """An average in which a policy of k updates ago weighs ``keepᵏ``; not torch's own, where the first keeps what is left."""
+
+    def update(averages: Any, current: Any, count: Any) -> None:
+        torch._foreach_lerp_(averages, current, (1 - keep) / (1 - keep ** (int(count) + 1)))
+
+    return update
 
 
 class ActorCriticRun:
@@ -35,7 +45,7 @@ class ActorCriticRun:
         self.actor = self.policy.actor.to(device)
         self.average: AveragedModel | None = None
         if options.average:
-            self.average = AveragedModel(self.actor, multi_avg_fn=get_ema_multi_avg_fn(options.average))
+            self.average = AveragedModel(self.actor, multi_avg_fn=_fading(options.average))
             self.policy.actor = cast(Actor, self.average.module)
         self.critic, self.target = Critic(shape).to(device), Critic(shape).to(device)
         self.target.load_state_dict(self.critic.state_dict())

@@ -215,16 +215,20 @@ def test_the_average_forgets_by_its_number_each_update_and_learning_is_the_same(
         torch.manual_seed(0)
         runs.append(started(dream(), average=average))
     run, plain = runs
-    expected = None
+    seen = []
     for _ in range(4):
         run.update(0.05)
         plain.update(0.05)
-        weights = {name: x.detach().clone() for name, x in run.actor.state_dict().items()}
-        assert all(torch.equal(x, weights[name]) for name, x in plain.actor.state_dict().items())
-        expected = weights if expected is None else {n: 0.75 * x + 0.25 * weights[n] for n, x in expected.items()}
+        seen.insert(0, {name: x.detach().clone() for name, x in run.actor.state_dict().items()})
+        assert all(torch.equal(x, seen[0][name]) for name, x in plain.actor.state_dict().items())
+        weights = [0.75**k for k in range(len(seen))]
+        expected = {
+            name: sum(w * policy[name] for w, policy in zip(weights, seen, strict=True)) / sum(weights)
+            for name in seen[0]
+        }
         handed_out = run.policy.state_dict()
         assert all(torch.allclose(x, expected[name]) for name, x in handed_out.items())
-    assert not torch.equal(handed_out["net.0.weight"], weights["net.0.weight"])
+    assert not torch.equal(handed_out["net.0.weight"], seen[0]["net.0.weight"])
 
 
 def test_rewards_are_standardised_as_for_the_other_learners():

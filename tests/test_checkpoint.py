@@ -160,6 +160,13 @@ def test_a_disk_that_fills_up_in_mid_tensor_is_named_too(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
+    shared = torch.ones(3)
+    with pytest.raises(RuntimeError, match="share memory"):
+        checkpoint.write_tensors(tmp_path / "a.safetensors", {"a": shared, "b": shared})
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_store_keeps_the_newest_complete_state(tmp_path):
     store = Store(tmp_path)
     assert store.latest() is None

@@ -42,6 +42,27 @@ def both(fast: nn.Module, plain: nn.Module, image: torch.Tensor, precision: torc
         assert (ours - theirs).norm() <= tolerance * theirs.norm()
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 3000])  # a picture at a time; two or three, and a rest
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("fast", "plain", "side"),
+    [(Conv(8, 5, 4), nn.Conv2d(8, 5, 4, stride=2), 6), (UpConv(8, 3, 5), nn.ConvTranspose2d(8, 3, 5, stride=2), 5)],
+    ids=["conv", "up"],
+)
+def test_some_pictures_at_a_time_are_all_of_them(fast, plain, side, precision, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(convolutions, "CHUNK_BYTES", chunk_bytes)
+    both(fast, plain, torch.randn(7, 8, side, side).to(memory_format=torch.channels_last), precision)
+
+
+def test_float64_stays_float64():
+    fast, plain = UpConv(8, 3, 5).double(), nn.ConvTranspose2d(8, 3, 5, stride=2).double()
+    plain.load_state_dict(fast.state_dict())
+    image = torch.randn(4, 8, 5, 5, dtype=torch.float64)
+    for layer in (fast, plain):
+        layer(image).square().sum().backward()
+    torch.testing.assert_close(fast.weight.grad, plain.weight.grad, rtol=1e-12, atol=1e-12)
+
+
 precisions = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 
 

@@ -1,4 +1,5 @@
 import os
+import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -10,6 +11,7 @@ from gymnasium import spaces
 from recordings import buffers, record
 
 from dream_env.errors import DatasetError
+from dream_env.recordings import streaming
 from dream_env.recordings.demos import Demos
 from dream_env.spaces import ObservationConfig
 
@@ -220,3 +222,13 @@ print(peak)
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert float(said.stdout) < 64  # without giving back: all 128
+
+
+def test_what_was_drawn_is_right_after_pages_were_given_back_and_in_a_copy(demos, monkeypatch):
+    monkeypatch.setattr(streaming.BulkReader, "HELD", 0)  # after each drawing
+    copy = pickle.loads(pickle.dumps(demos))
+    for _ in range(3):
+        for from_files in (demos, copy):
+            np.testing.assert_array_equal(from_files.read(0, 0, 3)["image"], demos.episode(0).obs["image"][:3])
+    with pytest.raises(DatasetError, match="episode 99 was asked of"):
+        demos.read(99, 0, 1)

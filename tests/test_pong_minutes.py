@@ -32,6 +32,7 @@ def test_rows_come_back_as_they_were_written(script, tmp_path):
     ]
     script.append(tmp_path / "rows.csv", points[:1])
     script.append(tmp_path / "rows.csv", points[1:])
+    script.append(tmp_path / "rows.csv", points[1:2])  # again, after a kill
     assert script.read(tmp_path / "rows.csv") == points
 
 

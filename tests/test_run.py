@@ -107,6 +107,7 @@ def test_a_game_that_was_measured_gets_as_much_as_it_needs_and_flags_come_first(
 
     assert lengths() == ENOUGH["ALE/Pong-v5"]
     assert lengths(game="breakout") == (FitConfig.small().updates, 1_000_000)
+    assert lengths(dataset="mine/pong-v3") == (FitConfig.small().updates, 1_000_000)
     assert lengths(learner="ditto") == (ENOUGH["ALE/Pong-v5"][0], 1_000_000)
     assert lengths(updates=7, steps=30) == (7, 30)
 

@@ -6,7 +6,7 @@ a CPU they are those layers. Pictures are channels-last throughout.
 Deep in an encoder or early in a decoder pictures are small and channels many: there a convolution is one matrix product of
 its patches (``patches``, ``from_patches``), and convolution libraries run it at a fraction of a product's speed. Patches are many
 times the picture, so some pictures are taken at a time: what is made of them stays in the processor's cache, and no large
-block of memory is asked of the system at each step (half of such a layer's time otherwise, in float32).
+block of memory is asked of the system at each step.
 """
 
 from typing import Any
@@ -89,8 +89,8 @@ class _PatchConv(torch.autograd.Function):
         by_patch = weight.permute(0, 2, 3, 1)  # (out, size, size, in)
         kernel = by_patch.flatten(1)
         for_x = torch.empty_like(x, memory_format=torch.channels_last)
-        for_weight = torch.zeros_like(kernel, dtype=torch.float32)
-        count = _at_a_time(x, gradient[0, 0].numel() * kernel.shape[1])
+        for_weight = torch.zeros_like(kernel, dtype=torch.promote_types(kernel.dtype, torch.float32))
+        count = _at_a_time(x, gradient.shape[2:].numel() * kernel.shape[1])
         for g_some, x_some, made in zip(gradient.split(count), x.split(count), for_x.split(count), strict=True):
             flat = _flat(g_some)
             patch = linear(flat, kernel.t()).view(len(x_some), *gradient.shape[2:], -1)
@@ -123,8 +123,8 @@ class _PatchUpConv(torch.autograd.Function):
         by_patch = weight.permute(0, 2, 3, 1)  # (in, size, size, out)
         kernel = by_patch.flatten(1)
         for_x = torch.empty_like(x, memory_format=torch.channels_last)
-        for_weight = torch.zeros_like(kernel, dtype=torch.float32)
-        count = _at_a_time(x, x[0, 0].numel() * kernel.shape[1])
+        for_weight = torch.zeros_like(kernel, dtype=torch.promote_types(kernel.dtype, torch.float32))
+        count = _at_a_time(x, x.shape[2:].numel() * kernel.shape[1])
         for g_some, x_some, made in zip(gradient.split(count), x.split(count), for_x.split(count), strict=True):
             patch = patches(g_some, weight.shape[-1]).flatten(0, 2)
             made.copy_(linear(patch, kernel).view(len(x_some), *x.shape[2:], -1).permute(0, 3, 1, 2))

@@ -41,7 +41,8 @@ _ABANDONED_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class Converted:
-    """A dataset in its converted form; the arrays are mapped, and writing to them does not reach the files."""
+    """A dataset in its converted form; the arrays are mapped, and writing to them reaches neither the files nor ``bulk``, which
+    batches and encoding read."""
 
     meta: dict[str, Any]
     obs: dict[str, np.ndarray]

@@ -172,10 +172,7 @@ class Demos:
 
     def episode(self, index: int) -> Episode:
         """One episode, mapped."""
-        if not 0 <= index < self.num_episodes:
-            raise DatasetError(
-                f"episode {index} was asked of {self.source.dataset!r}, which has 0 to {self.num_episodes - 1}"
-            )
+        self._check(index)
         first, steps = int(self._first_row[index]), int(self.lengths[index])
         is_terminal = np.zeros(steps + 1, dtype=bool)
         is_terminal[-1] = self._terminated[index]
@@ -189,8 +186,15 @@ class Demos:
 
     def read(self, index: int, start: int, stop: int) -> dict[str, np.ndarray]:
         """Packed observations ``start`` to ``stop`` of an episode, copied: what is read is not held, as ``episode``'s are."""
+        self._check(index)
         first = int(self._first_row[index])
         return self._bulk.take(slice(first + start, first + min(stop, int(self.lengths[index]) + 1)))
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.num_episodes:
+            raise DatasetError(
+                f"episode {index} was asked of {self.source.dataset!r}, which has 0 to {self.num_episodes - 1}"
+            )
 
     def windows(self, length: int) -> int:
         """Number of windows of ``length`` rows.

@@ -73,23 +73,25 @@ class BulkReader:
     of 200 KB hold ten times their size), so little is read and much is held."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self._arrays = {name: np.asarray(x) for name, x in arrays.items()}
-        self._maps: list[mmap.mmap] = []
-        for x in arrays.values():
-            base: object = x.base  # a mapped array's is its map
-            if isinstance(base, mmap.mmap) and not x.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
-                self._maps.append(base)
+        self._arrays = dict(arrays)
         self._read = 0
 
     def take(self, rows: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The rows (*shape of numbers, or N of a slice) of each array, in memory of their own."""
+        arrays = {name: np.asarray(x) for name, x in self._arrays.items()}
         if isinstance(rows, slice):
-            taken = {name: x[rows].copy() for name, x in self._arrays.items()}
+            taken = {name: x[rows].copy() for name, x in arrays.items()}
         else:
-            taken = {name: np.take(x, rows, axis=0) for name, x in self._arrays.items()}
+            taken = {name: np.take(x, rows, axis=0) for name, x in arrays.items()}
         self._read += sum(x.nbytes for x in taken.values())
         if self._read > self.HELD:
             self._read = 0
-            for mapped in self._maps:
-                mapped.madvise(mmap.MADV_DONTNEED)
+            for x in self._arrays.values():
+                _give_back(x)
         return taken
+
+
+def _give_back(x: np.ndarray) -> None:
+    mapped: object = x.base  # a mapped array's is its map
+    if isinstance(mapped, mmap.mmap) and not x.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
