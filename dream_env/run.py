@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from dream_env.checkpoint import read_json, write_json
 from dream_env.collecting.collect import CollectConfig, collect
 from dream_env.learning.on_policy import resolve_learner
 from dream_env.measuring.evaluation import EvaluateStage, evaluate_stage
@@ -125,6 +126,7 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
         report(out)
     if progress:
         print(minutes)
+    minutes.add_to(out / "minutes.json")
     return out
 
 
@@ -140,6 +142,12 @@ class Minutes:
         start = time.monotonic()
         yield
         self.of[stage] = (time.monotonic() - start) / 60
+
+    def add_to(self, path: Path) -> None:
+        """Add them to those of earlier calls that came to the end."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = read_json(path) if path.is_file() else {}
+        write_json(path, {stage: round(before.get(stage, 0.0) + minutes, 2) for stage, minutes in self.of.items()})
 
     def __str__(self) -> str:
         parts = ", ".join(f"{stage} {minutes:.1f}" for stage, minutes in self.of.items())

@@ -1,5 +1,7 @@
 """What ``dream-env run`` asks of each stage; the stages themselves are tested by themselves."""
 
+import json
+
 import pytest
 
 from dream_env import run as module
@@ -116,4 +118,5 @@ def test_it_says_where_the_minutes_went(asked, tmp_path, monkeypatch, capsys):
     clock = iter([0.0, 60.0, 60.0, 240.0, 240.0, 270.0, 300.0, 330.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     asked(tmp_path, progress=True)
+    assert json.loads((tmp_path / "minutes.json").read_text())["fitting"] == 3.0
     assert capsys.readouterr().out == "minutes: recording 1.0, fitting 3.0, imitating 0.5, evaluating 0.5; 5.0 in all\n"
