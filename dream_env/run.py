@@ -46,9 +46,9 @@ class RunConfig:
     workers: int = 2
     """Processes that play while recording."""
     updates: int | None = None
-    """Gradient steps of the world model; unless given 2400 for the recordings of Pong made here, else the preset's."""
-    steps: int | None = None
-    """Dream steps to learn from; unless given 250,000 for ppo and the recordings of Pong made here, else a million."""
+    """Gradient steps of the world model; the preset's unless given."""
+    steps: int = 1_000_000
+    """Dream steps to learn from."""
     snapshots: int = 4
     """Policies kept on the way, each of which then plays a few real games."""
     reward: str = "ditto"
@@ -80,13 +80,6 @@ CLUMSY_SEED = 5_000
 PPO_OPTIONS: dict[str, Any] = {"warm_start": "bc", "anchor": 4}
 """What ``run`` changes about ppo, its learner by default; any other is taken as its own authors left it."""
 
-STEPS = 1_000_000
-"""Dream steps, unless something else is known to be enough."""
-
-ENOUGH = {"ALE/Pong-v5": (2_400, 250_000)}
-"""Updates of the world model, and steps of ppo in its dream, with which each of three seeds came to the expert's return where it
-was measured (``examples/pong_minutes.py``): in what ``run`` records itself."""
-
 QUICK = {"episodes": 4, "clumsy": 2, "updates": 300, "steps": 100_000, "eval_episodes": 2}
 """What ``--quick`` changes."""
 
@@ -105,9 +98,7 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
             collect(recording, progress=progress)
     names = [recording.dataset for recording in recordings]
     fit = replace(FitStage.of("small", names[0], out / "wm"), also=tuple(names[1:]))
-    usual = (fit.train.updates, STEPS)
-    updates, steps = usual if config.dataset else ENOUGH.get(environment_id(config.game), usual)
-    train = replace(fit.train, seed=config.seed, updates=config.updates or updates)
+    train = replace(fit.train, seed=config.seed, updates=config.updates or fit.train.updates)
     observation = replace(fit.observation, crop=PLAYFIELD.get(environment_id(config.game)))
     with minutes("fitting"):
         wm = fit_stage(replace(fit, train=train, observation=observation, device=config.device), progress=progress)
@@ -115,9 +106,8 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     options = {name: value for name, value in given.items() if value is not None}
     learner = resolve_learner(config.learner, **(PPO_OPTIONS if config.learner == "ppo" else {}) | options)
     name = config.reward if learner.follows_reward else config.learner
-    steps = config.steps or (steps if config.learner == "ppo" else STEPS)
     stage = ImitateStage(
-        wm, out / name, steps=steps, snapshots=config.snapshots, seed=config.seed, device=config.device
+        wm, out / name, steps=config.steps, snapshots=config.snapshots, seed=config.seed, device=config.device
     )  # fmt: skip
     with minutes("imitating"):
         agent = imitate_stage(stage, config.reward, learner, progress=progress)

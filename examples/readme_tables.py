@@ -32,7 +32,7 @@ def grid_table(name: str) -> str:
 
 def tables() -> dict[str, str]:
     """Every table by the name in its marker."""
-    found = {"pong": results_table([RESULTS / "pong.csv"])}
+    found = {name: results_table([RESULTS / f"{name}.csv"]) for name in ("pong", "pong_short")}
     found |= {name: grid_table(name) for name in ("ditto", "ditto_a3c", "cmil") if (RESULTS / f"{name}.csv").is_file()}
     if (RESULTS / "pong_minutes.csv").is_file():
         found["pong_minutes"] = pong_minutes.table(pong_minutes.read(RESULTS / "pong_minutes.csv"))

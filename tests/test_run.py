@@ -6,9 +6,8 @@ import pytest
 
 from dream_env import run as module
 from dream_env.collecting.collect import CollectConfig
-from dream_env.fitting.fit import FitConfig
 from dream_env.measuring.evaluation import EvaluateStage
-from dream_env.run import CLUMSY_SEED, ENOUGH, RunConfig, run
+from dream_env.run import CLUMSY_SEED, RunConfig, run
 from dream_env.stages import FitStage, ImitateStage
 
 
@@ -100,18 +99,6 @@ def test_reward_and_learner_are_passed_on(asked, tmp_path):
     assert reward == "ditto"
     assert (learner.algorithm, learner.warm_start, learner.anchor) == ("stable_baselines3:A2C", "none", 0)
     assert found[FitStage][0].train.updates == 7
-
-
-def test_a_game_that_was_measured_gets_as_much_as_it_needs_and_flags_come_first(asked, tmp_path):
-    def lengths(**options):
-        found = asked(tmp_path, **options)
-        return found[FitStage][0].train.updates, found[ImitateStage][0].steps
-
-    assert lengths() == ENOUGH["ALE/Pong-v5"]
-    assert lengths(game="breakout") == (FitConfig.small().updates, 1_000_000)
-    assert lengths(dataset="mine/pong-v3") == (FitConfig.small().updates, 1_000_000)
-    assert lengths(learner="ditto") == (ENOUGH["ALE/Pong-v5"][0], 1_000_000)
-    assert lengths(updates=7, steps=30) == (7, 30)
 
 
 def test_it_says_where_the_minutes_went(asked, tmp_path, monkeypatch, capsys):
