@@ -57,6 +57,7 @@ def test_imports_form_floors_without_a_circle():
     flows = [
         ["latent", "model.rssm", "model.world_model", "model.encoded", "dream.dreams", "dream.env", "learning.on_policy",
          "stages", "cli"],
+        ["recordings.demos", "model.world_model", "fitting.graphed", "fitting.fit", "stages"],
         ["real.success", "real.real_rooms", "playing.real_episodes", "learning.online", "cli"],
         ["recordings.growing", "recordings.replay", "learning.online", "cli"],
     ]  # fmt: skip
