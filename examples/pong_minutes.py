@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
-from typing import get_type_hints
+from typing import Literal, get_type_hints
 
 import tyro
 from runner import run, spread
@@ -36,6 +36,10 @@ GAME = "ALE/Pong-v5"
 DATASET = recordings_of(RunConfig("pong", Path()))[0].dataset
 
 
+Net = Literal["plain", "cnn"]
+_CNN = ("--model.image-net", "cnn", "--model.depth", "16", "--observation.size", "64")
+
+
 @dataclass(frozen=True)
 class Minutes:
     """Which trainings."""
@@ -46,6 +50,8 @@ class Minutes:
     """Arithmetic of its training."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of model and learner alike."""
+    net: Net = "plain"
+    """How pictures are encoded: the small preset's plain networks at 32 × 32, or DreamerV2's convolutions at 64 × 64, of depth 16."""
     steps: int = 250_000
     """Dream steps of each learner; 0 fits the models only."""
     snapshots: int = 1
@@ -66,6 +72,7 @@ class Minutes:
 class Point:
     """One policy, or a model without any."""
 
+    net: str
     updates: int
     precision: str
     seed: int
@@ -87,7 +94,7 @@ class Point:
 
 
 NAMES = [field.name for field in fields(Point)]
-_SAME = 4
+_SAME = 5
 """So many columns tell which policy it is."""
 
 
@@ -102,33 +109,33 @@ def main(config: Minutes) -> None:
 
 
 def _cell(config: Minutes, updates: int, precision: str, seed: int) -> None:
-    folder = config.out / f"{updates}-{precision}-{seed}-{config.steps}"
+    folder = config.out / f"{config.net}-{updates}-{precision}-{seed}-{config.steps}"
     model, agent, done = folder / "wm", folder / "agent", folder / "done"
     if done.is_file():
         return
     crop = [str(x) for x in PLAYFIELD[GAME]]
     run(["fit", DATASET, "--also", clumsy_dataset(DATASET), "--out", str(model), "--seed", str(seed),
-          "--updates", str(updates), "--precision", precision, "--observation.crop", *crop])  # fmt: skip
+          "--updates", str(updates), "--precision", precision, "--observation.crop", *crop, *(_CNN if config.net == "cnn" else ())])  # fmt: skip
     if config.steps:
         pull = ["--warm-start", str(PPO_OPTIONS["warm_start"]), "--anchor", str(PPO_OPTIONS["anchor"])]
         run(["imitate", str(model), "--out", str(agent), "--seed", str(seed), "--reward", "ditto", "--learner", "ppo",
               *pull, "--steps", str(config.steps), "--snapshots", str(config.snapshots)])  # fmt: skip
         run(["evaluate", str(agent), "--episodes", "1", "--seed", str(config.eval_seed), "--no-video",
               "--snapshot-episodes", str(config.episodes)])  # fmt: skip
-    append(config.results, _points(model, agent, updates, precision, seed))
+    append(config.results, _points(config.net, model, agent, updates, precision, seed))
     if agent.is_dir():  # a model's gigabyte of states is in nobody's way once it has been played
         shutil.rmtree(model)
     write_file(done, "")
 
 
-def _points(model: Path, agent: Path, updates: int, precision: str, seed: int) -> list[Point]:
+def _points(net: str, model: Path, agent: Path, updates: int, precision: str, seed: int) -> list[Point]:
     meta = read_json(model / "meta.json")
     last = read_metrics(model / "metrics.csv")[-1]
     fit = float(meta["minutes"])
 
     def point(steps: int | None, minutes: float, played: list[float]) -> Point:
         return Point(
-            updates, precision, seed, steps, fit, fit + minutes, last["unexplained_moving/image"],
+            net, updates, precision, seed, steps, fit, fit + minutes, last["unexplained_moving/image"],
             last["open_loop_1/image"], last["open_loop_5/image"], last["open_loop_15/image"], len(played),
             fmean(played) if played else None, str(meta["commit"]),
         )  # fmt: skip
@@ -168,22 +175,36 @@ def read(path: Path) -> list[Point]:
 
 def table(points: list[Point]) -> str:
     """A line for each kind of training: means over its seeds, and the least of them."""
-    kinds: dict[tuple[str, int, int], list[Point]] = defaultdict(list)
+    kinds: dict[tuple[str, str, int, int], list[Point]] = defaultdict(list)
     for point in points:
         # The cloned policy's first report comes after the learner's first few thousand steps.
-        kinds[point.precision, point.updates, -1 if point.steps is None else round(point.steps, -4)].append(point)
+        kinds[point.net, point.precision, point.updates, -1 if point.steps is None else round(point.steps, -4)].append(
+            point
+        )
     lines = []
-    for (precision, updates, steps), found in sorted(kinds.items()):
+    for (net, precision, updates, steps), found in sorted(kinds.items()):
         returns = [p.return_mean for p in found if p.return_mean is not None]
         errors = [fmean(getattr(p, f"open_loop_{k}") for p in found) for k in (1, 5, 15)]
         lines.append((
-            precision, f"{updates:,}", "" if steps < 0 else f"{steps:,}", str(len(found)),
+            net, precision, f"{updates:,}", "" if steps < 0 else f"{steps:,}", str(len(found)),
             f"{fmean(p.fit_minutes for p in found):.1f}", f"{fmean(p.minutes for p in found):.1f}",
             *(f"{error:.0%}" for error in errors),
             *((_signed(fmean(returns)), _signed(min(returns))) if returns else ("", "")),
         ))  # fmt: skip
-    head = ("precision", "updates", "dream steps", "seeds", "minutes to fit", "in all", "1 ahead", "5", "15", "return")
-    return markdown((*head, "worst seed"), lines, text_columns=1)
+    head = (
+        "net",
+        "precision",
+        "updates",
+        "dream steps",
+        "seeds",
+        "minutes to fit",
+        "in all",
+        "1 ahead",
+        "5",
+        "15",
+        "return",
+    )
+    return markdown((*head, "worst seed"), lines, text_columns=2)
 
 
 def _signed(number: float) -> str:
@@ -195,8 +216,8 @@ def draw(points: list[Point], path: Path) -> Path:
     figure, (left, right) = panels(2, 1)
     for colour, updates in zip(COLOURS, sorted({p.updates for p in points}), strict=False):
         for seed in sorted({p.seed for p in points}):
-            same = (updates, seed, "bfloat16")
-            line = [p for p in points if (p.updates, p.seed, p.precision) == same and p.return_mean is not None]
+            same = ("plain", updates, seed, "bfloat16")
+            line = [p for p in points if (p.net, p.updates, p.seed, p.precision) == same and p.return_mean is not None]
             line.sort(key=lambda p: p.minutes)
             left.plot(
                 [p.minutes for p in line], [p.return_mean for p in line], "o-", color=colour, markersize=3, linewidth=0.9,
@@ -204,12 +225,13 @@ def draw(points: list[Point], path: Path) -> Path:
             )  # fmt: skip
     finish(left, "Real return against wall time", "mean return")
     x_axis(left, "minutes of training")
-    for colour, precision in zip(COLOURS, sorted({p.precision for p in points}), strict=False):
+    for colour, (net, precision) in zip(COLOURS, sorted({(p.net, p.precision) for p in points}), strict=False):
         for ahead, mark in ((1, "o"), (15, "s")):
-            found = {(p.updates, p.seed): getattr(p, f"open_loop_{ahead}") for p in points if p.precision == precision}
+            kind = [p for p in points if (p.net, p.precision) == (net, precision)]
+            found = {(p.updates, p.seed): getattr(p, f"open_loop_{ahead}") for p in kind}
             right.plot(
                 [updates for updates, _ in found], list(found.values()), mark, color=colour, markersize=4,
-                fillstyle="none", label=f"{precision}, {ahead} ahead",
+                fillstyle="none", label=f"{net}, {precision}, {ahead} ahead",
             )  # fmt: skip
     finish(right, "Held-out error of moving pixels", "unexplained", bottom=0.0)
     x_axis(right, "updates of the world model")

@@ -20,7 +20,7 @@ def script(monkeypatch):
 
 
 def point(script, **changes):
-    usual = script.Point(1200, "bfloat16", 0, 0, 2.0, 2.5, 0.3, 0.35, 0.36, 0.45, 6, 15.5, "abc")
+    usual = script.Point("plain", 1200, "bfloat16", 0, 0, 2.0, 2.5, 0.3, 0.35, 0.36, 0.45, 6, 15.5, "abc")
     return replace(usual, **changes)
 
 
@@ -39,7 +39,7 @@ def test_rows_come_back_as_they_were_written(script, tmp_path):
 def test_a_line_is_of_all_seeds_and_names_the_worst(script, tmp_path):
     points = [point(script), point(script, seed=1, return_mean=-4.5, minutes=3.5), point(script, precision="float32")]
     lines = script.table(points).splitlines()[2:]
-    assert lines[0] == "| bfloat16 | 1,200 | 0 | 2 | 2.0 | 3.0 | 35% | 36% | 45% | 5.5 | −4.5 |"
+    assert lines[0] == "| plain | bfloat16 | 1,200 | 0 | 2 | 2.0 | 3.0 | 35% | 36% | 45% | 5.5 | −4.5 |"
     assert len(lines) == 2
     assert script.draw(points, tmp_path / "figure.png").stat().st_size > 10_000
 
