@@ -51,7 +51,7 @@ class Minutes:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of model and learner alike."""
     net: Net = "plain"
-    """How pictures are encoded: the small preset's plain networks at 32 × 32, or DreamerV2's convolutions at 64 × 64, of depth 16."""
+    """For pictures: the small preset's plain networks at 32 × 32, or DreamerV2's convolutions at 64 × 64, of depth 16."""
     steps: int = 250_000
     """Dream steps of each learner; 0 fits the models only."""
     snapshots: int = 1
@@ -115,7 +115,8 @@ def _cell(config: Minutes, updates: int, precision: str, seed: int) -> None:
         return
     crop = [str(x) for x in PLAYFIELD[GAME]]
     run(["fit", DATASET, "--also", clumsy_dataset(DATASET), "--out", str(model), "--seed", str(seed),
-          "--updates", str(updates), "--precision", precision, "--observation.crop", *crop, *(_CNN if config.net == "cnn" else ())])  # fmt: skip
+          "--updates", str(updates), "--precision", precision, "--observation.crop", *crop,
+          *(_CNN if config.net == "cnn" else ())])  # fmt: skip
     if config.steps:
         pull = ["--warm-start", str(PPO_OPTIONS["warm_start"]), "--anchor", str(PPO_OPTIONS["anchor"])]
         run(["imitate", str(model), "--out", str(agent), "--seed", str(seed), "--reward", "ditto", "--learner", "ppo",
