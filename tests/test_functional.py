@@ -95,3 +95,14 @@ def test_counter_uniform_of_a_row_depends_on_its_own_seed_and_counter_only():
     alone = torch.cat([counter_uniform(seeds[i : i + 1], counters[i : i + 1], 4) for i in range(3)])
     assert torch.equal(together, alone)
     assert not torch.equal(together, counter_uniform(seeds + 1, counters, 4))
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 16), (3, 32), (4, 2, 2)])
+def test_a_sample_is_the_first_class_whose_cumulative_probability_is_above_the_uniform(shape):
+    torch.manual_seed(0)
+    logits, uniform = 3 * torch.randn(shape), torch.rand(shape[:-1])
+    uniform.view(-1)[:2] = torch.tensor([0.0, 1.0])
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+    below = cumulative <= uniform.unsqueeze(-1) * cumulative[..., -1:]
+    index = below.sum(dim=-1).clamp(max=shape[-1] - 1)
+    assert torch.equal(sample_one_hot(logits, uniform), torch.nn.functional.one_hot(index, shape[-1]).float())
