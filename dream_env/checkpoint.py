@@ -49,19 +49,27 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 
 def _write(path: Path, num_bytes: int, write: Callable[[Path], object]) -> None:
-    # A folder of its own, since safetensors writes under a random name beside the file: all goes with the folder.
-    folder = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        folder.mkdir(exist_ok=True)
-        write(folder / path.name)
-        with (folder / path.name).open("rb+") as file:
-            os.fsync(file.fileno())
-        (folder / path.name).replace(path)
+        # A folder of its own, since safetensors writes under a random name beside the file: all goes with the folder.
+        with _temporary(path) as folder:
+            write(folder / path.name)
+            with (folder / path.name).open("rb+") as file:
+                os.fsync(file.fileno())
+            (folder / path.name).replace(path)
     except (OSError, safetensors.SafetensorError) as error:  # the latter of a full disk, when it is what wrote
         raise CheckpointError(
             f"could not write {path} ({num_bytes / 2**20:.1f} MiB): {getattr(error, 'strerror', None) or error}; what was "
             f"saved before is intact. Free some disk space (or choose another --out) and run the same command again to go on"
         ) from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    folder = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -69,15 +77,11 @@ def _write(path: Path, num_bytes: int, write: Callable[[Path], object]) -> None:
 @contextmanager
 def write_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; it becomes ``path`` when the block ends, or vanishes if the block raises."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path) as temporary:
         yield temporary
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -9,30 +9,28 @@ The figure beside the rows shows the real return against wall time, and the held
 Finished cells are skipped; the recordings are made as ``run`` makes them if they are not there.
 """
 
-import csv
-import io
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, get_type_hints
+from typing import Literal
 
 import tyro
 from runner import run, spread
 
 from dream_env.checkpoint import read_json, write_file
 from dream_env.collecting.collect import collect
-from dream_env.measuring.results import alone
-from dream_env.measuring.tables import markdown
+from dream_env.measuring import lines
+from dream_env.measuring.tables import markdown, number
 from dream_env.model.world_model import Precision
 from dream_env.playing.game_log import GameLog
+from dream_env.real.environments import environment_id
 from dream_env.run import PLAYFIELD, PPO_OPTIONS, RunConfig, clumsy_dataset, recordings_of
 from dream_env.run_folder import read_metrics
 from dream_env.showing.drawing import COLOURS, finish, panels, save, x_axis
 
-GAME = "ALE/Pong-v5"
 DATASET = recordings_of(RunConfig("pong", Path()))[0].dataset
 
 
@@ -93,9 +91,9 @@ class Point:
     commit: str
 
 
-NAMES = [field.name for field in fields(Point)]
 _SAME = 5
 """So many columns tell which policy it is."""
+_WHAT = "a policy that was timed"
 
 
 def main(config: Minutes) -> None:
@@ -113,7 +111,7 @@ def _cell(config: Minutes, updates: int, precision: str, seed: int) -> None:
     model, agent, done = folder / "wm", folder / "agent", folder / "done"
     if done.is_file():
         return
-    crop = [str(x) for x in PLAYFIELD[GAME]]
+    crop = [str(x) for x in PLAYFIELD[environment_id("pong")]]
     run(["fit", DATASET, "--also", clumsy_dataset(DATASET), "--out", str(model), "--seed", str(seed),
           "--updates", str(updates), "--precision", precision, "--observation.crop", *crop,
           *(_CNN if config.net == "cnn" else ())])  # fmt: skip
@@ -149,29 +147,13 @@ def _points(net: str, model: Path, agent: Path, updates: int, precision: str, se
 
 
 def append(path: Path, points: Iterable[Point]) -> None:
-    """Add rows, in place of those of the same policy; several runs may do so at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with alone(path.parent):
-        rows = {astuple(point)[:_SAME]: point for point in [*(read(path) if path.is_file() else []), *points]}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, NAMES, lineterminator="\n")
-        writer.writeheader()
-        for row in map(asdict, rows.values()):
-            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
-        write_file(path, text.getvalue())
+    """Add rows, in place of those of the same policy."""
+    lines.append(path, Point, points, same=_SAME, what=_WHAT)
 
 
 def read(path: Path) -> list[Point]:
     """All rows."""
-    kinds = get_type_hints(Point)
-
-    def value(name: str, cell: str) -> object:
-        if kinds[name] in (str, int, float):
-            return kinds[name](cell)
-        return None if cell == "" else (int if name == "steps" else float)(cell)
-
-    with path.open(newline="") as file:
-        return [Point(**{name: value(name, row[name]) for name in NAMES}) for row in csv.DictReader(file)]  # type: ignore[arg-type]
+    return lines.read(path, Point, what=_WHAT)
 
 
 def table(points: list[Point]) -> str:
@@ -182,15 +164,15 @@ def table(points: list[Point]) -> str:
         kinds[point.net, point.precision, point.updates, -1 if point.steps is None else round(point.steps, -4)].append(
             point
         )
-    lines = []
+    lines_of = []
     for (net, precision, updates, steps), found in sorted(kinds.items()):
         returns = [p.return_mean for p in found if p.return_mean is not None]
         errors = [fmean(getattr(p, f"open_loop_{k}") for p in found) for k in (1, 5, 15)]
-        lines.append((
+        lines_of.append((
             net, precision, f"{updates:,}", "" if steps < 0 else f"{steps:,}", str(len(found)),
             f"{fmean(p.fit_minutes for p in found):.1f}", f"{fmean(p.minutes for p in found):.1f}",
             *(f"{error:.0%}" for error in errors),
-            *((_signed(fmean(returns)), _signed(min(returns))) if returns else ("", "")),
+            *((number(fmean(returns)), number(min(returns))) if returns else ("", "")),
         ))  # fmt: skip
     head = (
         "net",
@@ -205,11 +187,7 @@ def table(points: list[Point]) -> str:
         "15",
         "return",
     )
-    return markdown((*head, "worst seed"), lines, text_columns=2)
-
-
-def _signed(number: float) -> str:
-    return f"{number:.1f}".replace("-", "−")
+    return markdown((*head, "worst seed"), lines_of, text_columns=2)
 
 
 def draw(points: list[Point], path: Path) -> Path:

@@ -4,16 +4,12 @@ A line for each policy that was kept on the way and played. Result rows say how 
 became so, and whether a metric that needs no environment would have told (DITTO, Fig. 2).
 """
 
-import csv
-import io
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dream_env.checkpoint import read_json, write_file
-from dream_env.errors import ConfigError
-from dream_env.measuring.results import alone
+from dream_env.checkpoint import read_json
+from dream_env.measuring import lines
 from dream_env.measuring.selection import rows_of
 from dream_env.playing.game_log import GameLog
 from dream_env.run_folder import read_metrics
@@ -49,12 +45,9 @@ class Point:
     """Of dream-env."""
 
 
-COLUMNS = tuple(field.name for field in fields(Point))
 _SAME = 6
-"""So many columns tell which policy it is; a second line of the same replaces the first."""
-_KINDS: dict[str, Any] = {name: int for name in ("n_expert", "seed", "steps", "episodes")} | {
-    name: float for name in ("return_mean", "latent_distance", "action_agreement", "minutes")
-}
+"""So many columns tell which policy it is."""
+_WHAT = "a policy on the way"
 
 
 def beside(results: Path) -> Path:
@@ -81,16 +74,8 @@ def of_agent(folder: Path, *, dataset: str, game: str, method: str, n_expert: in
 
 
 def append(path: Path, points: Iterable[Point]) -> None:
-    """Add points to a file, made if missing; whole or not at all, and several runs may append at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with alone(path.parent):
-        rows = {astuple(point)[:_SAME]: point for point in (read(path) if path.is_file() else [])}
-        rows |= {astuple(point)[:_SAME]: point for point in points}
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(value) for value in astuple(point)] for point in rows.values())
-        write_file(path, text.getvalue())
+    """Add points to a file, as ``lines.append``."""
+    lines.append(path, Point, points, same=_SAME, what=_WHAT)
 
 
 def read(path: Path) -> list[Point]:
@@ -99,21 +84,4 @@ def read(path: Path) -> list[Point]:
     Raises:
         ConfigError: if it is no such file, or a cell is no number.
     """
-    points = []
-    with path.open(newline="") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            cells = {name: cell for name, cell in row.items() if name in COLUMNS and cell}
-            try:
-                points.append(Point(**{name: _KINDS.get(name, str)(cell) for name, cell in cells.items()}))
-            except (TypeError, ValueError) as error:
-                raise ConfigError(
-                    f"{path}, line {line} is none of a policy on the way: {error}; such a file has the columns "
-                    f"{', '.join(COLUMNS)}"
-                ) from error
-    return points
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return lines.read(path, Point, what=_WHAT)

@@ -9,6 +9,7 @@ times the picture, so some pictures are taken at a time: what is made of them st
 block of memory is asked of the system at each step.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -53,11 +54,6 @@ CHUNK_BYTES = 2**22
 """Of patches made at a time."""
 
 
-def _at_a_time(pictures: Tensor, patch_numbers: int) -> int:
-    """How many pictures, if each has so many numbers in its patches."""
-    return max(1, CHUNK_BYTES // (patch_numbers * pictures.element_size()))
-
-
 def _empty(n: int, c: int, height: int, width: int, like: Tensor) -> Float[Tensor, "n c height width"]:
     return like.new_empty(n, height, width, c).permute(0, 3, 1, 2)
 
@@ -66,38 +62,59 @@ def _flat(image: Float[Tensor, "n c h w"]) -> Float[Tensor, "pixels c"]:
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
 
 
+def _some_at_a_time(small: Tensor, large: Tensor, patch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures with a pixel for each patch, and those that the patches are of, each of so many numbers."""
+    count = max(1, CHUNK_BYTES // (small.shape[2:].numel() * patch * small.element_size()))
+    return zip(small.split(count), large.split(count), strict=True)
+
+
+def _small_from(large: Tensor, weight: Tensor, bias: Tensor | None = None) -> Float[Tensor, "n small rows columns"]:
+    """The convolution, with weights (small, large, size, size)."""
+    size, kernel = weight.shape[-1], _by_patch(weight).flatten(1)
+    rows, columns = ((side - size) // STRIDE + 1 for side in large.shape[2:])
+    small = _empty(len(large), len(weight), rows, columns, large)
+    for made, some in _some_at_a_time(small, large, kernel.shape[1]):
+        made.copy_(linear(patches(some, size), kernel, bias).permute(0, 3, 1, 2))
+    return small
+
+
+def _large_from(small: Tensor, weight: Tensor, height: int, width: int) -> Float[Tensor, "n large height width"]:
+    """Its transpose."""
+    size, kernel = weight.shape[-1], _by_patch(weight).flatten(1)
+    large = _empty(len(small), weight.shape[1], height, width, small)
+    for some, made in _some_at_a_time(small, large, kernel.shape[1]):
+        patch = linear(_flat(some), kernel.t()).view(len(some), *small.shape[2:], -1)
+        made.copy_(from_patches(patch, size, height, width))
+    return large
+
+
+def _weight_from(small: Tensor, large: Tensor, weight: Tensor) -> Float[Tensor, "small large size size"]:
+    """The weights' gradient of both, whichever of the two is a gradient itself."""
+    by_patch = _by_patch(weight)
+    total = weight.new_zeros(by_patch.flatten(1).shape, dtype=torch.promote_types(weight.dtype, torch.float32))
+    for some_small, some_large in _some_at_a_time(small, large, total.shape[1]):
+        total += weight_gradient(_flat(some_small), patches(some_large, weight.shape[-1]).flatten(0, 2))
+    return total.to(weight.dtype).view(by_patch.shape).permute(0, 3, 1, 2)
+
+
+def _by_patch(weight: Float[Tensor, "small large k k"]) -> Float[Tensor, "small k k large"]:
+    return weight.permute(0, 2, 3, 1)
+
+
 class _PatchConv(torch.autograd.Function):
     """A convolution as a product with the picture's patches."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        width_out, _, size, _ = weight.shape
-        rows, columns = ((side - size) // STRIDE + 1 for side in x.shape[2:])
-        kernel = weight.permute(0, 2, 3, 1).flatten(1)
-        image = _empty(len(x), width_out, rows, columns, x)
-        count = _at_a_time(x, rows * columns * kernel.shape[1])
-        for x_some, made in zip(x.split(count), image.split(count), strict=True):
-            made.copy_(linear(patches(x_some, size), kernel, bias).permute(0, 3, 1, 2))
-        return image
+        return _small_from(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        size = weight.shape[-1]
-        by_patch = weight.permute(0, 2, 3, 1)  # (out, size, size, in)
-        kernel = by_patch.flatten(1)
-        for_x = torch.empty_like(x, memory_format=torch.channels_last)
-        for_weight = torch.zeros_like(kernel, dtype=torch.promote_types(kernel.dtype, torch.float32))
-        count = _at_a_time(x, gradient.shape[2:].numel() * kernel.shape[1])
-        for g_some, x_some, made in zip(gradient.split(count), x.split(count), for_x.split(count), strict=True):
-            flat = _flat(g_some)
-            patch = linear(flat, kernel.t()).view(len(x_some), *gradient.shape[2:], -1)
-            made.copy_(from_patches(patch, size, *x.shape[2:]))
-            for_weight += weight_gradient(flat, patches(x_some, size).flatten(0, 2))
-        for_weight = for_weight.to(weight.dtype).view(by_patch.shape).permute(0, 3, 1, 2)
-        return for_x, for_weight, gradient.sum(dim=(0, 2, 3))
+        for_x = _large_from(gradient, weight, *x.shape[2:])
+        return for_x, _weight_from(gradient, x, weight), gradient.sum(dim=(0, 2, 3))
 
 
 class _PatchUpConv(torch.autograd.Function):
@@ -106,31 +123,14 @@ class _PatchUpConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        size, (n, _, rows, columns) = weight.shape[-1], x.shape
-        kernel = weight.permute(2, 3, 1, 0).flatten(0, 2)
-        height, width = (STRIDE * (side - 1) + size for side in (rows, columns))
-        image = _empty(n, weight.shape[1], height, width, x)
-        count = _at_a_time(x, rows * columns * len(kernel))
-        for x_some, made in zip(x.split(count), image.split(count), strict=True):
-            patch = linear(_flat(x_some), kernel).view(len(x_some), rows, columns, -1)
-            torch.add(from_patches(patch, size, height, width), bias.view(-1, 1, 1), out=made)
-        return image
+        height, width = (STRIDE * (side - 1) + weight.shape[-1] for side in x.shape[2:])
+        return _large_from(x, weight, height, width).add_(bias.view(-1, 1, 1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        by_patch = weight.permute(0, 2, 3, 1)  # (in, size, size, out)
-        kernel = by_patch.flatten(1)
-        for_x = torch.empty_like(x, memory_format=torch.channels_last)
-        for_weight = torch.zeros_like(kernel, dtype=torch.promote_types(kernel.dtype, torch.float32))
-        count = _at_a_time(x, x.shape[2:].numel() * kernel.shape[1])
-        for g_some, x_some, made in zip(gradient.split(count), x.split(count), for_x.split(count), strict=True):
-            patch = patches(g_some, weight.shape[-1]).flatten(0, 2)
-            made.copy_(linear(patch, kernel).view(len(x_some), *x.shape[2:], -1).permute(0, 3, 1, 2))
-            for_weight += weight_gradient(_flat(x_some), patch)
-        for_weight = for_weight.to(weight.dtype).view(by_patch.shape).permute(0, 3, 1, 2)
-        return for_x, for_weight, gradient.sum(dim=(0, 2, 3))
+        return _small_from(gradient, weight), _weight_from(x, gradient, weight), gradient.sum(dim=(0, 2, 3))
 
 
 class Conv(nn.Conv2d):

@@ -39,7 +39,7 @@ class Elu(nn.Module):
     """
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        y: Tensor = _EluFromResult.apply(x) if torch.is_grad_enabled() else F.elu(x)  # type: ignore[no-untyped-call]
+        y: Tensor = _EluFromResult.apply(x)  # type: ignore[no-untyped-call]
         return y
 
 
