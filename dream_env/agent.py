@@ -17,6 +17,7 @@ import torch
 
 from dream_env import checkpoint
 from dream_env.checkpoint import provenance, read_json, read_tensors, write_json, write_tensors
+from dream_env.device import check_device
 from dream_env.errors import CheckpointError
 from dream_env.filtering import FilterState, LatentFilter, count
 from dream_env.filtering import LatentObservation as LatentObservation
@@ -144,7 +145,9 @@ def load_agent(folder: str | Path, *, wm: str | Path | WorldModel | None = None,
 
     Raises:
         CheckpointError: if the folder is no agent, or the world model is missing or not the one it was trained with.
+        ConfigError: if the device is not there.
     """
+    check_device(device)
     folder = Path(folder)
     config = read_agent_config(folder)
     world_model = wm if isinstance(wm, WorldModel) else checkpoint.load(wm or world_model_of(folder), device)

@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from dream_env.device import check_device
 from dream_env.errors import CheckpointError, ConfigError, nearest
 from dream_env.model.world_model import WorldModel, WorldModelConfig
 from dream_env.recordings.demos import Source
@@ -184,6 +185,7 @@ def save(world_model: WorldModel, path: str | Path, meta: dict[str, Any] | None 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     """Read a world model from its folder, or from a hub id ``user/repository`` if there is no such folder."""
+    check_device(device)
     folder = model_folder(path)
     config = read_json(folder / "config.json")
     if config.get("format", 0) > FORMAT:

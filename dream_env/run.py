@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from dream_env.checkpoint import read_json, write_json
 from dream_env.collecting.collect import CollectConfig, collect
+from dream_env.device import check_device
 from dream_env.learning.on_policy import resolve_learner
 from dream_env.measuring.evaluation import EvaluateStage, evaluate_stage
 from dream_env.real.environments import environment_id
@@ -86,6 +87,7 @@ QUICK = {"episodes": 4, "clumsy": 2, "updates": 300, "steps": 100_000, "eval_epi
 
 def run(config: RunConfig, *, progress: bool = True) -> Path:
     """Every stage in turn; each is skipped if its folder is finished already. At the end it says how long each took."""
+    check_device(config.device)  # before games are recorded
     minutes = Minutes()
     if config.quick:
         plain = RunConfig(config.game, config.out)  # what was asked for by a flag of its own stays

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from dream_env import checkpoint
 from dream_env.agent import Agent, save_agent
 from dream_env.checkpoint import Store, config_to_json
+from dream_env.device import check_device, fast_precision
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError, nearest
 from dream_env.fitting.fit import FitConfig, fit
@@ -32,17 +33,6 @@ from dream_env.recordings.demos import Demos
 from dream_env.recordings.mixture import Mixture
 from dream_env.run_folder import Clock, MetricsLog, check_claim, claim, plain, read_metrics
 from dream_env.spaces import ObservationConfig
-
-
-def fast_precision(device: str) -> Precision:
-    """bfloat16 where the processor has units for it (measured: 1.8 times the float32 rate on such a CPU), else float32."""
-    if device.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise ConfigError(f"--device {device}: this PyTorch ({torch.__version__}) sees no GPU; take --device cpu")
-        # Not torch.cuda.is_bf16_supported: older GPUs than Ampere's emulate it, and are slower than in float32.
-        return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
-
 
 # ------------------------------------------------------------------------------------------------------------------ fit
 
@@ -93,6 +83,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
 
     Under torchrun every process makes this call; they train together and the first one writes (``dream_env.fitting.parallel``).
     """
+    check_device(stage.device)  # before a conversion that may take minutes, as all that can be checked now
     with joined(stage.device) as (processes, device):
         _fit_together(replace(stage, device=device), processes, progress=progress and processes.first)
         processes.wait()  # until the first has written everything
@@ -101,7 +92,7 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
 
 def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> None:
     out = stage.out
-    processes.once(lambda: check_claim(out, "fit", _fit_identity(stage)))  # before a conversion that may take minutes
+    processes.once(lambda: check_claim(out, "fit", _fit_identity(stage)))
     demos, *others = processes.first_then_others(
         lambda: [Demos.load(name, stage.observation, progress=progress) for name in (stage.dataset, *stage.also)]
     )

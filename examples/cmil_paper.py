@@ -29,6 +29,7 @@ import tyro
 from runner import Engine, run, spread
 
 from dream_env.checkpoint import read_json, write_file
+from dream_env.device import check_device
 from dream_env.errors import ConfigError, nearest
 from dream_env.measuring import results
 from dream_env.run_folder import read_metrics
@@ -111,6 +112,8 @@ def main(grid: Grid) -> None:
     for method in grid.methods:
         if method not in METHODS:
             raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)} One of: {', '.join(METHODS)}")
+    if grid.engine == "processes":  # Ray's workers may have what this machine has not
+        check_device(grid.device)
     if not grid.figures:
         options = {"workers": grid.workers, "engine": grid.engine, "device": grid.device}
         spread([lambda seed=seed: _fit(grid, seed) for seed in grid.seeds], **options)

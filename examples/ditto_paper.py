@@ -20,6 +20,7 @@ import tyro
 from runner import Engine, run, spread
 
 from dream_env.checkpoint import write_file
+from dream_env.device import check_device
 from dream_env.errors import ConfigError, nearest
 from dream_env.measuring import curves
 from dream_env.real.environments import PIXEL_ENVIRONMENTS, environment_id
@@ -149,6 +150,8 @@ def main(grid: Grid) -> None:
     for method in grid.methods:
         if method not in METHODS:
             raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)} One of: {', '.join(METHODS)}")
+    if grid.engine == "processes":  # Ray's workers may have what this machine has not
+        check_device(grid.device)
     if grid.engine == "ray":  # its workers run in folders of their own
         grid = replace(grid, out=grid.out.resolve(), results=grid.results.resolve())
     for game in grid.games:

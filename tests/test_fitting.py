@@ -12,7 +12,7 @@ from small_datasets import record_squares, tiny_fit
 from dream_env.checkpoint import Store, load, read_json
 from dream_env.errors import ConfigError, DatasetError, TrainingError
 from dream_env.fitting.fit import FitConfig, fit
-from dream_env.stages import fast_precision, fit_stage
+from dream_env.stages import fit_stage
 from dream_env.testing import tiny_demos, tiny_world_model
 
 TINY = FitConfig(updates=12, batch=4, length=6, log_every=4, test_every=6, warmup=2)
@@ -156,31 +156,6 @@ def test_the_cosine_schedule_ends_at_a_hundredth():
 
 
 # ------------------------------------------------------------------------------------------------------------ precision
-
-
-@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
-def test_half_precision_is_for_gpus_that_have_units_for_it(monkeypatch, capability, precision):
-    # A T4 (7.5) says yes when PyTorch asks whether it supports bfloat16: it emulates.
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    asked = []
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
-    assert fast_precision("cuda:1") == precision
-    assert asked == ["cuda:1"]
-
-
-@pytest.mark.parametrize("has_units", [True, False])
-def test_half_precision_is_for_processors_that_have_units_for_it(monkeypatch, has_units):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_units)
-    assert fast_precision("cpu") == ("bfloat16" if has_units else "float32")
-
-
-def test_a_gpu_that_is_not_there_leaves_no_folder_behind(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.setenv("DREAM_ENV_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"--device cuda: this PyTorch \(.*\) sees no GPU; take --device cpu"):
-        fit_stage(tiny_fit(record_squares(), tmp_path / "wm", device="cuda"), progress=False)
-    assert not (tmp_path / "wm").exists()
 
 
 def test_the_precision_that_was_chosen_is_written_down(tmp_path, monkeypatch):

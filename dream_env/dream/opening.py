@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 
 from dream_env import checkpoint
+from dream_env.device import check_device
 from dream_env.errors import ConfigError, EnvironmentMismatch
 from dream_env.model.encoded import EncodedDemos, Split, load_encoded
 from dream_env.model.world_model import WorldModel
@@ -33,6 +34,7 @@ def open_world_model(
 ) -> tuple[WorldModel, EncodedDemos]:
     """Load what is a folder or a hub id, or else the model of ``environment`` that comes with this package, if any; put
     model and expert on one device."""
+    check_device(device or "cpu")
     if wm is None and environment is not None:
         wm = checkpoint.shipped_model(environment)
     if wm is None:

@@ -18,10 +18,10 @@ from synthetic import record, world_model
 from work import SIDE, SIZES
 from world_model_step import config_of, fitting, small_sizes
 
+from dream_env.device import fast_precision
 from dream_env.model.encoded import encode
 from dream_env.recordings.demos import Demos
 from dream_env.spaces import ObservationConfig
-from dream_env.stages import fast_precision
 
 
 def load(folder: str, side: int) -> Demos:

@@ -25,12 +25,13 @@ from synthetic import record
 from work import SIDE
 from world_model_step import fitting, small_sizes
 
+from dream_env.device import fast_precision
 from dream_env.fitting.fit import FitConfig
 from dream_env.recordings.cache import cache_root, converted
 from dream_env.recordings.datasets import find_dataset
 from dream_env.recordings.demos import Demos
 from dream_env.spaces import ObservationConfig
-from dream_env.stages import FitStage, fast_precision, fit_stage
+from dream_env.stages import FitStage, fit_stage
 
 
 class PeakAnonymous(threading.Thread):

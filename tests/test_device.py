@@ -1,0 +1,82 @@
+"""A device that is not there is said before anything is done; half precision is for processors made for it."""
+
+import pytest
+import torch
+from small_datasets import record_squares, tiny_fit
+
+from dream_env.agent import load_agent
+from dream_env.checkpoint import load
+from dream_env.device import check_device, fast_precision
+from dream_env.dream.env import DreamEnv
+from dream_env.errors import ConfigError
+from dream_env.run import RunConfig, run
+from dream_env.stages import fit_stage
+from dream_env.testing import tiny_world_model
+
+NO_GPU = r"device 'cuda': this PyTorch \(.*\) sees no GPU; take cpu"
+
+
+@pytest.fixture
+def no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("DREAM_ENV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:", "mps", "cuda-1"])
+def test_a_device_that_nothing_here_computes_on(name):
+    with pytest.raises(
+        ConfigError, match=rf"device '{name}': nothing here computes on that; take cpu, or with a GPU cuda"
+    ):
+        check_device(name)
+
+
+def test_a_gpu_of_a_number_too_high(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for there in ("cuda", "cuda:0", "cuda:1", torch.device("cuda", 1), "cpu"):
+        check_device(there)
+    with pytest.raises(ConfigError, match=r"device 'cuda:2': there are 2 GPUs; take cuda:0 … cuda:1"):
+        check_device("cuda:2")
+
+
+@pytest.mark.parametrize("precision", [None, "float32"])
+def test_fit_says_it_before_it_converts_and_claims(no_gpu, tmp_path, precision):
+    with pytest.raises(ConfigError, match=NO_GPU):
+        fit_stage(tiny_fit(record_squares(), tmp_path / "wm", device="cuda", precision=precision), progress=False)
+    assert not (tmp_path / "wm").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_run_says_it_before_it_records(no_gpu, tmp_path):
+    with pytest.raises(ConfigError, match=NO_GPU):
+        run(RunConfig("pong", tmp_path / "run", device="cuda"), progress=False)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "minari").exists()
+
+
+def test_whatever_opens_a_world_model_says_it(no_gpu):
+    with pytest.raises(ConfigError, match=NO_GPU):
+        load("shipped:pong", "cuda")
+    with pytest.raises(ConfigError, match=NO_GPU):
+        load_agent("nowhere", wm=tiny_world_model(), device="cuda")
+    with pytest.raises(ConfigError, match=NO_GPU):
+        DreamEnv(2, wm=tiny_world_model(), device="cuda")
+    with pytest.raises(ConfigError, match=NO_GPU):
+        DreamEnv(2, wm="shipped:pong", device="cuda")
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_half_precision_is_for_gpus_that_have_units_for_it(monkeypatch, capability, precision):
+    # A T4 (7.5) says yes when PyTorch asks whether it supports bfloat16: it emulates.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
+    assert fast_precision("cuda:1") == precision
+    assert asked == ["cuda:1"]
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_half_precision_is_for_processors_that_have_units_for_it(monkeypatch, has_units):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_units)
+    assert fast_precision("cpu") == ("bfloat16" if has_units else "float32")
