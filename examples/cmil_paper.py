@@ -26,7 +26,7 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from runner import Engine, run, spread
+from runner import Engine, finished, note_finished, run, spread
 
 from dream_env.checkpoint import read_json, write_file
 from dream_env.device import check_device
@@ -55,12 +55,26 @@ OFFLINE: dict[str, tuple[str, ...]] = {
     **{f"noise-{noise:g}": (*CMIL, "--cmil.input-noise", str(noise)) for noise in (0.0, 2.5)},
 }
 """Name → flags of ``dream-env imitate``; α = 0 is ``vmail-offline``, and the defaults are ``cmil-offline``."""
+CMIL_ONLINE = ("--learner", "cmil", *CMIL_REWARD)
 ONLINE: dict[str, tuple[str, ...]] = {
-    "cmil": ("--learner", "cmil", *CMIL_REWARD),
+    "cmil": CMIL_ONLINE,
     "vmail": ("--learner", "vmail", *VMAIL_REWARD),
     "pdac": ("--learner", "pdac"),
+    "cmil-released": ("--learner", "cmil", "--reward", "cmil-released", "--cmil-released.learning-rate", RATE),
+    # The sensitivities where the discriminator has something to learn from: the policy's own real episodes.
+    **{f"cmil-alpha-{alpha}": (*CMIL_ONLINE, "--cmil.alpha", str(alpha)) for alpha in (1, 100)},
+    **{f"cmil-beta-{beta}": (*CMIL_ONLINE, "--anchor", str(beta)) for beta in (0, 1, 100)},
+    **{f"cmil-noise-{noise:g}": (*CMIL_ONLINE, "--cmil.input-noise", str(noise)) for noise in (0.0, 2.5)},
 }
 METHODS = OFFLINE | ONLINE
+
+PAPER = (
+    "--learning-rate", "8e-5", "--critic-learning-rate", "8e-5", "--hidden", "400", "400", "400", "400", "--activation", "elu",
+    "--no-layer-norm", "--warm-start-updates", "100", "--batch", "50", "--expert-batch", "50", "--length", "50", "--rows", "50",
+    "--train-every", "5", "--seed-steps", "5000",
+)  # fmt: skip
+"""Sizes of actor, critics and batches with ``--preset paper-gaussian``: DreamerV2's for control, as CMIL's released code has
+them. The rewards' own rates are then their defaults, the code's 3e-5."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,9 @@ class Grid:
 
     dataset: str = "adroit/door-expert-v0"
     """Minari id of the demonstrations; they must be there (``dream-env collect`` records or converts them)."""
-    environment: str = "adroit-door"
-    """What is played, by short name."""
+    environment: str = ""
+    """What is played, by short name, its pictures rendered the fast way; the environment of the recordings, as it was recorded,
+    unless given."""
     methods: tuple[str, ...] = ("bc", "cmil-offline", "vmail-offline", "cmil", "vmail", "pdac")
     """Methods by name; ``METHODS`` lists them."""
     demos: int = 20
@@ -122,6 +137,19 @@ def main(grid: Grid) -> None:
     draw(grid.results)
 
 
+def _name(grid: Grid) -> str:
+    return grid.environment or grid.dataset.replace("/", "-")
+
+
+def _flags(grid: Grid, method: str) -> list[str]:
+    """A method's, in the sizes of the preset."""
+    flags = list(METHODS[method])
+    if grid.preset == "paper-gaussian" and method in ONLINE and method != "pdac":
+        at = next(i for i, word in enumerate(flags) if word.endswith(".learning-rate"))
+        flags = [*flags[:at], *flags[at + 2 :], *PAPER]
+    return flags
+
+
 def _fit(grid: Grid, seed: int) -> None:
     run([
         "fit", grid.dataset, "--out", str(_model(grid, seed)), "--preset", grid.preset, "--seed", str(seed),
@@ -130,38 +158,40 @@ def _fit(grid: Grid, seed: int) -> None:
 
 
 def _model(grid: Grid, seed: int) -> Path:
-    return grid.out / grid.environment / f"wm-{seed}"
+    return grid.out / _name(grid) / f"wm-{seed}"
 
 
 def _cell(grid: Grid, method: str, seed: int) -> None:
-    folder = grid.out / grid.environment / f"{method}-{grid.demos}-{seed}"
-    if (folder / "done").is_file():
-        return
+    folder = grid.out / _name(grid) / f"{method}-{grid.demos}-{seed}"
     online = method in ONLINE
     more = shlex.split(grid.pdac if method == "pdac" else grid.online)
-    length = ("--online-steps", str(grid.online_steps), "--environment", grid.environment, *more)
-    run([
+    played = ["--environment", grid.environment] if grid.environment else []
+    length = ("--online-steps", str(grid.online_steps), *played, *more)
+    imitate = [
         "imitate", str(_model(grid, seed)), "--out", str(folder), "--seed", str(seed), "--demos", str(grid.demos),
-        "--device", grid.device, *METHODS[method],
+        "--device", grid.device, *_flags(grid, method),
         *(length if online else ("--steps", str(grid.steps), "--snapshots", "0")),
-    ])  # fmt: skip
-    run([
+    ]  # fmt: skip
+    evaluate = [
         "evaluate", str(folder), "--episodes", str(grid.episodes), "--seed", str(grid.eval_seed), "--no-video",
-        "--environment", grid.environment, "--device", grid.device,
-        "--experiment", f"cmil-paper/{method}", "--results", str(grid.results),
-    ])  # fmt: skip
+        *played, "--device", grid.device, "--experiment", f"cmil-paper/{method}", "--results", str(grid.results),
+    ]  # fmt: skip
+    if finished(folder, (imitate, evaluate)):
+        return
+    run(imitate)
+    run(evaluate)
     _append_curve(_curves(grid.results), {
-        "environment": grid.environment, "dataset": grid.dataset, "method": method, "seed": str(seed),
+        "environment": _name(grid), "dataset": grid.dataset, "method": method, "seed": str(seed),
         "commit": str(read_json(folder / "meta.json").get("commit", "")),
     }, read_metrics(folder / "metrics.csv"))  # fmt: skip
-    write_file(folder / "done", "")
+    note_finished(folder, (imitate, evaluate))
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
 
 MEASURED = (
     "steps", "real_return", "real_success", "real_tasks", "discriminator_gap", "disagreement", "dream_reward", "clone_loss",
-    "minutes",
+    "discriminator_loss", "accuracy_expert", "accuracy_learner", "minutes",
 )  # fmt: skip
 
 
@@ -203,7 +233,8 @@ def draw(path: Path) -> None:
         finals = [row for row in rows if row.dataset == dataset and row.trained and not row.deterministic]
         expert = next((row.return_mean for row in rows if row.dataset == dataset and row.method == "expert"), None)
         folder.mkdir(parents=True, exist_ok=True)
-        _fig2(folder / f"fig2_{name}.png", name, own, finals)
+        if any(float(row["steps"]) and row["real_return"] for row in own):  # somebody went into the real environment
+            _fig2(folder / f"fig2_{name}.png", name, own, finals)
         _fig3(folder / f"fig3_{name}.png", name, own, expert)
     if rows:
         folder.mkdir(parents=True, exist_ok=True)
@@ -236,31 +267,33 @@ def _interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.percentile(means, 2.5, axis=0), np.percentile(means, 97.5, axis=0)
 
 
+FIG2 = {"real_success": ("success rate", "success"), "real_return": ("real return", "return_mean")}
+"""Column of the curves → what its panel shows, and a row's column of the same."""
+
+
 def _fig2(path: Path, name: str, curves: Sequence[dict[str, str]], finals: Sequence[results.Row]) -> None:
-    figure, (axes,) = panels(1, 1)
-    colours = cycle(COLOURS)
-    for method in dict.fromkeys(row["method"] for row in curves):
-        steps, success = _series(curves, method, "real_success")
-        if len(steps):
-            known = ~np.isnan(success).any(axis=0)
-            steps, success = steps[known], success[:, known]
-            colour = next(colours)
-            axes.plot(steps, success.mean(axis=0), color=colour, label=_label(method, len(success)))
-            axes.fill_between(steps, *_interval(success), alpha=0.2, color=colour)
-    for experiment in dict.fromkeys(row.experiment for row in finals):
-        method = experiment.split("/")[-1]
-        found = [row.success for row in finals if row.experiment == experiment and row.success is not None]
-        if method in ("bc", "cmil-offline", "vmail-offline") and found:
-            axes.axhline(
-                float(np.mean(found)),
-                color=next(colours),
-                linestyle="--",
-                linewidth=1,
-                label=_label(method, len(found)),
-            )
-    axes.set_ylim(-0.02, 1.02)
-    x_axis(axes, "real steps")
-    finish(axes, name, "success rate")
+    shown = {column: what for column, what in FIG2.items() if any(row[column] for row in curves)}
+    figure, axes = panels(len(shown), 1)
+    for panel, (column, (text, of_row)) in zip(axes, shown.items(), strict=True):
+        colours = cycle(COLOURS)
+        for method in ("cmil", "vmail", "pdac", "cmil-released"):
+            steps, values = _series(curves, method, column)
+            if len(steps):
+                known = ~np.isnan(values).any(axis=0)
+                steps, values = steps[known], values[:, known]
+                colour = next(colours)
+                panel.plot(steps, values.mean(axis=0), color=colour, label=_label(method, len(values)))
+                panel.fill_between(steps, *_interval(values), alpha=0.2, color=colour)
+        for method in ("bc", "dbc", "cmil-offline", "vmail-offline"):
+            own = [row for row in finals if row.experiment.endswith(f"/{method}")]
+            found = [value for row in own if (value := getattr(row, of_row)) is not None]
+            if found:
+                style = {"color": next(colours), "linestyle": "--", "linewidth": 1}
+                panel.axhline(float(np.mean(found)), label=_label(method, len(found)), **style)
+        if column == "real_success":
+            panel.set_ylim(-0.02, 1.02)
+        x_axis(panel, "real steps")
+        finish(panel, name, text)
     save(figure, path)
 
 

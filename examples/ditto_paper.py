@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from runner import Engine, run, spread
+from runner import Engine, finished, note_finished, run, spread
 
-from dream_env.checkpoint import write_file
 from dream_env.device import check_device
 from dream_env.errors import ConfigError, nearest
 from dream_env.measuring import curves
@@ -57,6 +56,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "ditto-long": ("--reward", "ditto", *LEARNER, "--steps", "12000000"),  # whatever --steps says
     "ditto-average": ("--reward", "ditto", *LEARNER, "--average", "0.998"),  # the policy of the last 500 updates or so
     "ditto-cv": ("--reward", "ditto", *LEARNER, "--control-variate"),
+    # What is beyond the paper, each by itself beside "ditto-plain".
+    "ditto-plain-standardized": ("--reward", "ditto", *PLAIN, "--standardize-rewards"),
+    "ditto-plain-cv": ("--reward", "ditto", *PLAIN, "--control-variate"),
+    "ditto-plain-anchor": ("--reward", "ditto", *PLAIN, "--anchor", "0.3", "--warm-start", "bc"),
     "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),
     "ppo-anchor": ("--reward", "ditto", "--learner", "ppo", "--warm-start", "bc", "--anchor", "4"),
@@ -67,9 +70,10 @@ METHODS: dict[str, tuple[str, ...]] = {
         for space in ("h", "z", "both")
         if (metric, space) != ("dot", "h")
     },
-    # Training horizons (Fig. 4, right), with about as many steps in an update of each; 15 is "ditto" itself.
+    # Training horizons (Fig. 4, right), with about as many steps in an update of each; 15 are "ditto" and "gail" themselves.
     **{
-        f"horizon-{h}": ("--reward", "ditto", "--horizon", str(h), *STANDARDIZED, *_dreams(DREAMS * HORIZON // h))
+        f"{name}horizon-{h}": ("--reward", reward, "--horizon", str(h), *STANDARDIZED, *_dreams(DREAMS * HORIZON // h))
+        for name, reward in (("", "ditto"), ("gail-", "gail"))
         for h in (3, 5, 10, 30, 50)
     },
 }
@@ -117,6 +121,8 @@ class Grid:
     tail: int = 0
     """Policies after each of the last so many updates that play ``episodes`` games too, in a row of their own: 10 is the
     paper's protocol, and ten times the games."""
+    select: Literal["", "latent_distance"] = ""
+    """Also play the policy, of those kept on the way, that an offline metric prefers: rows beside the last one's."""
     eval_seed: int = 10_000
     """Seed of the first of them."""
     out: Path = Path("runs/ditto-paper")
@@ -208,26 +214,29 @@ def _model(grid: Grid, game: str, seed: int) -> Path:
 
 def _imitate(grid: Grid, cell: Cell) -> None:
     folder = cell.folder(grid)
-    if (folder / "done").is_file():
-        return
-    run([
+    imitate = [
         "imitate", str(_model(grid, cell.game, cell.seed)), "--out", str(folder), "--seed", str(cell.seed),
         "--demos", str(cell.demos), "--steps", str(grid.steps), "--snapshots", str(grid.snapshots),
         "--tail", str(grid.tail), "--device", grid.device, *METHODS[cell.method],
-    ])  # fmt: skip
-    run([
+    ]  # fmt: skip
+    evaluate = [
         "evaluate", str(folder), "--episodes", str(grid.episodes), "--seed", str(grid.eval_seed), "--no-video",
         "--snapshot-episodes", str(grid.snapshot_episodes), "--device", grid.device,
         "--experiment", f"ditto-paper/{cell.method}", "--results", str(grid.results),
         *(["--tail-episodes", str(grid.episodes)] if grid.tail else []),
+        *(["--select", grid.select] if grid.select and cell.method != "bc" else []),  # bc sees no dream to measure it in
         *(["--environment", cell.game] if grid.expert == "recorded" else []),  # recordings of others may not say
-    ])  # fmt: skip
+    ]  # fmt: skip
+    if finished(folder, (imitate, evaluate)):
+        return
+    run(imitate)
+    run(evaluate)
     dataset = grid.dataset.format(game=cell.game)
     points = curves.of_agent(
         folder, dataset=dataset, game=cell.game, method=cell.method, n_expert=cell.demos, seed=cell.seed
     )
     curves.append(curves.beside(grid.results), points)
-    write_file(folder / "done", "")
+    note_finished(folder, (imitate, evaluate))
 
 
 if __name__ == "__main__":

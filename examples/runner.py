@@ -1,6 +1,7 @@
 """What the papers' grids share: one ``dream-env`` command as a process, and many jobs side by side, here or on a Ray cluster."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal
 
+from dream_env.checkpoint import write_file
 from dream_env.errors import ConfigError
 
 Engine = Literal["processes", "ray"]
@@ -22,6 +24,37 @@ def run(words: Sequence[str]) -> None:
     print(f"{'ok    ' if done.returncode == 0 else 'FAILED'} dream-env {' '.join(words)}", flush=True)
     if done.returncode:
         raise RuntimeError(f"dream-env {words[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def finished(folder: Path, commands: Sequence[Sequence[str]]) -> bool:
+    """Whether a cell was done before.
+
+    Raises:
+        ConfigError: if it was done with other flags.
+    """
+    file = folder / "done"
+    if not file.is_file():
+        return False
+    before = file.read_text()
+    if before and before != _told(commands):  # what an earlier version left says nothing
+        raise ConfigError(
+            f"{folder} is finished, but with other flags:\n{before}\nwhere these were asked for:\n{_told(commands)}\nTake "
+            f"another --out and other --results, or remove that folder"
+        )
+    return True
+
+
+def note_finished(folder: Path, commands: Sequence[Sequence[str]]) -> None:
+    """Note that a cell is done, and how."""
+    write_file(folder / "done", _told(commands))
+
+
+def _told(commands: Sequence[Sequence[str]]) -> str:
+    lines = []
+    for words in commands:
+        at = list(words).index("--device") if "--device" in words else len(words)  # where it ran changes nothing
+        lines.append(shlex.join([*words[:at], *words[at + 2 :]]))
+    return "\n".join(lines)
 
 
 def spread(jobs: Sequence[Job], *, workers: int, engine: Engine = "processes", device: str = "cpu") -> None:

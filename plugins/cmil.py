@@ -12,20 +12,27 @@ Where the paper and its released code differ:
 1. the paper takes the logit of D, the code its probability; here ``form``, by default the paper's ``logit``.
 2. the noise on the discriminator's inputs has a variance of 2.5 in the paper, a standard deviation of 2.5 in the code; here
    ``input_noise`` is the standard deviation, by default the paper's.
-3. the code has that noise also when it scores the policy. Here a reward is the same for the same step, so scores have none.
+3. the code has that noise also when it scores the policy; the paper does not say. Here ``score_noise``, by default off. A
+   reward is the same for the same step, so where it is on the noise is a function of the step: drawn anew for each, but
+   alike whenever that step is asked for.
 4. the discriminator has two layers of 200 and a step size of 3e-5 in the code, of which the paper says nothing; here they are.
+5. the code makes one gradient step of the discriminator in an update; here ``updates``, by default four, for the fewer updates
+   that a CPU has time for.
 
-The penalty is for dreamed steps alone: the expert's own are never rewarded here. CMIL itself goes on collecting real episodes;
-in a dream only its reward carries over, offline, under whatever learner.
+``cmil-released`` is 1 to 3 as the code has them, and 5. The penalty is for dreamed steps alone: what was recorded did happen
+(``on_data``). The learner ``cmil`` (``conservative.py``) is the rest of the method; under any other the reward works as well.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dream_env.errors import ConfigError
+from dream_env.functional import counter_uniform, standard_normal
+from dream_env.latent import Latent
 from dream_env.model.encoded import EncodedDemos
 from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Transition
@@ -48,7 +55,9 @@ class Cmil(Gail):
     input_noise: float = 2.5**0.5
     """Standard deviation of the noise the discriminator learns with: √2.5 in the paper, 2.5 in the released code."""
     alpha: float = 10.0
-    """Weight of the disagreement that is subtracted (paper, §5); 0 is gail."""
+    """Weight of the disagreement that is subtracted (paper, §6); 0 is gail."""
+    score_noise: bool = False
+    """Add ``input_noise`` also to what the discriminator is asked about (the released code), not only to what it learns from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,9 +93,33 @@ class Cmil(Gail):
         disagreement_penalty = self._world_model.disagreement(transition.latent_t, transition.action_t)
         return reward - self.alpha * disagreement_penalty
 
+    def logit(self, latent_t: Latent, action_t: Tensor, latent_tp1: Latent | None = None) -> Float[Tensor, "*shape"]:
+        """``log D − log(1 − D)``, with ``score_noise`` at a place beside the step."""
+        if not self.score_noise:
+            return super().logit(latent_t, action_t, latent_tp1)
+        seen = self._seen(latent_t, action_t, latent_tp1)
+        logit: Tensor = self.discriminator(seen + self.input_noise * noise_of(seen, self.seed)).squeeze(-1)
+        return logit
+
     def on_data(self, transition: Transition) -> Float[Tensor, " batch"]:
         """Without the penalty: what was recorded did happen (§5)."""
         return super().__call__(transition)
+
+
+@dataclass
+class CmilReleased(Cmil):
+    """``cmil`` as its released code has it: D itself, a standard deviation of 2.5, noise also in scores, one step an update."""
+
+    name: ClassVar[str] = "cmil-released"
+
+    form: Form = "probability"
+    """What of D is the reward before the penalty: log D − log(1 − D) (the paper), D (the code), log D or −log(1 − D)."""
+    input_noise: float = 2.5
+    """Standard deviation of the noise on the discriminator's inputs."""
+    score_noise: bool = True
+    """Add it also to what the discriminator is asked about."""
+    updates: int = 1
+    """Gradient steps of the discriminator in an update."""
 
 
 @dataclass
@@ -97,3 +130,13 @@ class Vmail(Cmil):
 
     alpha: float = 0.0
     """Weight of the disagreement that is subtracted: none."""
+
+
+@torch.no_grad()
+def noise_of(x: Float[Tensor, "*shape size"], seed: int) -> Float[Tensor, "*shape size"]:
+    """Standard normal numbers that are a function of each row of ``x``: any other row has others, the same row the same."""
+    bits = x.detach().contiguous().view(torch.int32).flatten(0, -2).long()
+    # Integers, which wrap: unlike a sum of floats this does not depend on the order or on the rows beside.
+    places = 2 * torch.arange(x.shape[-1], device=x.device) + 1
+    rows = (bits * places).sum(dim=-1)
+    return standard_normal(counter_uniform(rows, torch.full_like(rows, seed), x.shape[-1])).reshape(x.shape)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from dream_env.plugins.cmil import Cmil
+from dream_env.plugins.cmil import Cmil, noise_of
 from dream_env.plugins.gail import Gail
 
 from dream_env.dream.env import DreamEnv
@@ -13,7 +13,7 @@ from dream_env.latent import Latent
 from dream_env.model.encoded import encode
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
-from dream_env.plugin import load_reward
+from dream_env.plugin import load_learner, load_reward
 from dream_env.testing import check_reward, tiny_demos, tiny_expert, tiny_rollout, tiny_world_model, transition_of
 
 SMALL = {"hidden": (16,), "batch": 32, "learning_rate": 1e-2, "input_noise": 0.5}
@@ -83,6 +83,54 @@ def test_it_keeps_the_contract(form, gaussian):
     check_reward("cmil", world_model=tiny_world_model(ensemble=2, gaussian=gaussian), form=form, **SMALL)
 
 
+def test_as_released_it_keeps_the_contract():
+    small = {"hidden": (16,), "batch": 32, "learning_rate": 1e-2}
+    check_reward("cmil-released", world_model=tiny_world_model(ensemble=2, gaussian=True), **small)
+
+
+def test_as_released_it_has_the_codes_values():
+    reward = load_reward("cmil-released")
+    assert (reward.form, reward.input_noise, reward.score_noise, reward.updates) == ("probability", 2.5, True, 1)
+    assert (reward.alpha, reward.hidden, reward.learning_rate) == (10.0, (200, 200), 3e-5)
+    assert not Cmil().score_noise
+
+
+def test_noise_in_scores_is_a_step_beside_and_the_same_for_the_same_step():
+    world_model = tiny_world_model(ensemble=2, gaussian=True)
+    quiet, transition = prepared(Cmil(alpha=0.0, **SMALL), world_model)
+    noisy, _ = prepared(Cmil(alpha=0.0, score_noise=True, **SMALL), world_model)
+    assert all(torch.equal(quiet.state_dict()[name], x) for name, x in noisy.state_dict().items()), "alike but for scores"
+    seen = quiet._seen(transition.latent_t, transition.action_t, transition.latent_tp1)
+    expected = quiet.discriminator(seen + 0.5 * noise_of(seen, 0)).squeeze(-1)
+    torch.testing.assert_close(noisy(transition), expected)
+    assert (noisy(transition) - quiet(transition)).abs().min() > 0
+
+
+def test_noise_of_rows_is_normal_and_a_function_of_each_row():
+    torch.manual_seed(0)
+    x = torch.randn(50, 40, 7)
+    noise = noise_of(x, 0)
+    assert noise.shape == x.shape
+    assert abs(noise.mean()) < 0.03
+    assert abs(noise.std() - 1.0) < 0.03
+    torch.testing.assert_close(noise_of(x[3, 5:6], 0), noise[3, 5:6])
+    assert not torch.isclose(noise, noise_of(x, 1)).any(dim=-1).all()
+    nudged = x.clone()
+    nudged[..., 0] = torch.nextafter(x[..., 0], torch.tensor(9.0))
+    # The least change of a row draws its noise anew: no two are alike, and none goes with the other.
+    assert abs(torch.corrcoef(torch.stack([noise.flatten(), noise_of(nudged, 0).flatten()]))[0, 1]) < 0.03
+    swapped = x[..., [1, 0, *range(2, 7)]]
+    assert not torch.isclose(noise_of(swapped, 0), noise).any(dim=-1).all()
+
+
+def test_gradients_go_through_noisy_scores():
+    world_model = tiny_world_model(ensemble=2, gaussian=True)
+    noisy, transition = prepared(Cmil(alpha=0.0, score_noise=True, **SMALL), world_model)
+    deter = transition.latent_t.deter.clone().requires_grad_()
+    noisy.logit(Latent(deter, transition.latent_t.stoch), transition.action_t).sum().backward()
+    assert deter.grad.abs().sum() > 0
+
+
 def test_options_are_the_papers_and_the_codes_are_there():
     reward = Cmil()
     assert (reward.form, reward.alpha, reward.hidden, reward.learning_rate) == ("logit", 10.0, (200, 200), 3e-5)
@@ -107,3 +155,21 @@ def test_a_fitted_ensemble_doubts_states_that_no_recording_leads_to(kind):
         doubt = {name: world_model.disagreement(at, action).mean() for name, at in (("on", seen), ("off", unseen))}
     # Seen once, one seed: 0.017 and 0.28 for a Gaussian latent, 0.005 and 0.054 for a categorical one.
     assert doubt["off"] > 3.0 * doubt["on"] > 0.0
+
+
+def test_an_sb3_learner_learns_under_it_and_pays_for_doubt():
+    world_model = tiny_world_model(ensemble=3)
+    expert = tiny_expert(world_model)
+    rows = {}
+    for alpha in (0.0, 5.0, 10.0):
+        dream = DreamEnv(8, wm=world_model, expert=expert, reward=Cmil(alpha=alpha, **SMALL), horizon=6)
+        ppo = load_learner("ppo", n_steps=12, minibatches=4, epochs=1, net_arch=(16,))
+        rows[alpha] = []
+        ppo.learn(dream, 288, seed=1, progress=lambda _, row, kept=rows[alpha]: kept.append(row))
+        assert [row["steps"] for row in rows[alpha]][-1] == 288
+        assert all(np.isfinite(list(row.values())).all() for row in rows[alpha])
+        assert {"discriminator_loss", "accuracy_expert", "value_loss"} <= rows[alpha][-1].keys()
+    # Until PPO's first step all three did the same in the same dreams, so their rewards differ by the penalty alone.
+    plain, half, whole = (next(row["dream_reward"] for row in rows[alpha] if row["steps"]) for alpha in rows)
+    assert plain > half > whole
+    assert plain - whole == pytest.approx(2.0 * (plain - half), rel=1e-4)

@@ -63,14 +63,51 @@ def test_an_offline_method_is_flags_of_imitate(paper, monkeypatch, name):
         assert (reward.alpha, learner.anchor) == (10.0, 0.0)
 
 
-@pytest.mark.parametrize("name", ["cmil", "vmail", "pdac"])
-def test_an_online_method_goes_to_the_real_environment(paper, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "learner"),
+    [("cmil", "Conservative"), ("vmail", "Vmail"), ("pdac", "Pdac"), ("cmil-released", "Conservative"),
+     ("cmil-alpha-1", "Conservative"), ("cmil-beta-0", "Conservative"), ("cmil-noise-2.5", "Conservative")],
+)  # fmt: skip
+@pytest.mark.parametrize("preset", ["small-gaussian", "paper-gaussian"])
+def test_an_online_method_goes_to_the_real_environment(paper, monkeypatch, name, learner, preset):
     seen = []
     monkeypatch.setattr(cli, "online_stage", lambda *given: seen.append(given))
-    cli.main(["imitate", "wm", "--out", "out", "--online-steps", "100", *paper.METHODS[name]])
-    ((stage, _, learner),) = seen
+    flags = paper._flags(paper.grid(preset=preset), name)
+    cli.main(["imitate", "wm", "--out", "out", "--online-steps", "100", *flags])
+    ((stage, reward, made),) = seen
     assert stage.online_steps == 100
-    assert name in type(learner).__module__ + type(learner).__name__.lower() or name == "cmil"
+    assert type(made).__name__ == learner
+    if name == "cmil-released":
+        assert type(reward).__name__ == "CmilReleased"
+    if name == "cmil-alpha-1":
+        assert reward.alpha == 1.0
+    if name == "cmil-beta-0":
+        assert made.anchor == 0.0
+    if name == "cmil-noise-2.5":
+        assert reward.input_noise == 2.5
+    if preset == "paper-gaussian" and name != "pdac":  # DreamerV2's sizes, the released code's discriminator
+        assert (made.hidden, made.activation, made.layer_norm) == ((400,) * 4, "elu", False)
+        assert (made.learning_rate, made.critic_learning_rate, made.batch, made.length) == (8e-5, 8e-5, 50, 50)
+        if reward is not None:  # None is the learner's usual one
+            assert reward.learning_rate == 3e-5
+
+
+def test_without_an_environment_the_recorded_one_is_played_as_it_was_recorded(paper):
+    paper.main(paper.grid(dataset="kitchen/default-v0", methods=("cmil",)))
+    assert not any("--environment" in words for words in paper.commands)
+    assert (paper.grid().out / "kitchen-default-v0" / "cmil-20-0" / "done").is_file()
+    paper.commands.clear()
+    paper.main(paper.grid(dataset="kitchen/default-v0", environment="kitchen", methods=("cmil",)))
+    assert [words[words.index("--environment") + 1] for words in paper.commands if words[0] != "fit"] == ["kitchen"] * 2
+
+
+def test_a_cell_that_was_done_with_other_flags_is_not_taken_for_this_one(paper):
+    paper.main(paper.grid(methods=("cmil",)))
+    paper.main(paper.grid(methods=("cmil",), device="cpu"))
+    with pytest.raises(
+        SystemExit, match=r"1 of 1 runs failed(.|\n)*is finished, but with other flags(.|\n)*remove that folder"
+    ):
+        paper.main(paper.grid(methods=("cmil",), online_steps=77))
 
 
 def test_cells_are_done_once_and_their_curves_kept(paper):
@@ -86,7 +123,7 @@ def test_cells_are_done_once_and_their_curves_kept(paper):
     paper.main(grid)
     assert {words[0] for words in paper.commands} == {"fit"}  # which itself finds its work done
     assert len((grid.results.parent / "cmil_curves.csv").read_text().splitlines()) == 9
-    assert (grid.results.parent / "cmil" / "fig2_adroit-door.png").is_file()
+    assert (grid.results.parent / "cmil" / "fig2_adroit-door-expert-v0.png").is_file()
 
 
 def test_a_curve_is_binned_by_real_steps_for_each_seed(paper):
@@ -130,4 +167,45 @@ def test_the_table_averages_over_seeds(paper):
 def test_an_unknown_method_is_named(paper):
     with pytest.raises(ConfigError, match="no method 'cmill'"):
         paper.main(paper.grid(methods=("cmill",)))
-    assert results.COLUMNS
+
+
+def test_the_bound_is_drawn_scaled_and_its_return_gap_from_the_experts(paper, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(paper, "save", lambda figure, path: drawn.append((path.name, figure)))
+    curves = [
+        {"method": "cmil", "seed": "0", "steps": str(steps), "discriminator_gap": gap, "disagreement": doubt,
+         "real_return": str(back)}
+        for steps, gap, doubt, back in ((100, "", "", 0.0), (500, "0.5", "3", 5.0), (1000, "0.1", "1", 20.0))
+    ]  # fmt: skip
+    paper._fig3(tmp_path / "fig3.png", "door", curves, expert=10.0)
+    ((_, figure),) = drawn
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in figure.axes[0].lines}
+    np.testing.assert_allclose(lines["discriminator gap"], [1.0, 0.0])
+    np.testing.assert_allclose(lines["disagreement (eq. 9)"], [1.0, 0.0])
+    np.testing.assert_allclose(lines["return gap"], [1.0, 0.75, 0.0])  # of gaps 10, 5 and −10
+
+
+def test_success_and_return_are_drawn_against_real_steps_with_offline_methods_as_levels(paper, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(paper, "save", lambda figure, path: drawn.append(figure))
+    curves = [
+        {"method": method, "seed": seed, "steps": "1000", "real_success": "1", "real_return": back}
+        for method in ("cmil", "cmil-alpha-1") for seed, back in (("0", "10"), ("1", "30"))
+    ]  # fmt: skip
+    final = Row(
+        experiment="cmil-paper/bc", environment="Door", dataset="d", method="bc", episodes=1, return_mean=7.0,
+        return_iqm=0.0, return_low=0.0, return_high=0.0, normalized=0.0, success=0.5,
+    )  # fmt: skip
+    paper._fig2(tmp_path / "fig2.png", "door", curves, [final])
+    success, returns = drawn[0].axes
+    assert [line.get_label() for line in success.lines] == ["cmil (2 seeds)", "bc (1 seed)"]  # no sensitivities
+    assert [float(line.get_ydata()[0]) for line in success.lines] == [1.0, 0.5]
+    assert [float(line.get_ydata()[0]) for line in returns.lines] == [20.0, 7.0]
+
+
+def test_runs_that_never_went_there_have_no_such_figure(paper, tmp_path):
+    results.write(tmp_path / "cmil.csv", [])
+    curve = {"environment": "kitchen", "dataset": "k", "method": "bc", "seed": "0", "commit": ""}
+    paper._append_curve(tmp_path / "cmil_curves.csv", curve, [{"steps": 100.0, "clone_loss": 1.0}])
+    paper.draw(tmp_path / "cmil.csv")
+    assert not (tmp_path / "cmil" / "fig2_kitchen.png").exists()

@@ -19,13 +19,11 @@ from dream_env.measuring.evaluation import (
     evaluate,
     evaluate_stage,
     latent_distance,
-    preset_of,
     reward_by_step,
 )
 from dream_env.measuring.selection import select_snapshot
 from dream_env.model.encoded import encode
-from dream_env.model.rssm import RSSMConfig
-from dream_env.model.world_model import WorldModel, WorldModelConfig
+from dream_env.model.world_model import WorldModel
 from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import EpisodeResult, RandomActor
 from dream_env.plugin import Policy, load_reward
@@ -312,7 +310,7 @@ def test_stage_leaves_rows_of_random_expert_sampled_and_argmax(run, tmp_path):
     ]  # fmt: skip
     agent = rows[-1]
     assert (agent.learner, agent.warm_start, agent.seed, agent.n_expert, agent.horizon) == ("ppo", "bc", 4, 2, 7)
-    assert agent.options == '{"space": "both"}'
+    assert agent.options == '{"ditto.space": "both"}'
     assert (agent.wall_minutes, agent.eval_seed, agent.episodes) == (5.0, 10_000, 2)
     assert rows[1].normalized == 1.0
     assert rows[0].normalized == 0.0
@@ -358,7 +356,7 @@ def test_last_policies_play_a_row_of_their_own_each_in_its_own_games(run, monkey
     assert played[-3:] == [(0.0, first[0]), (1.0, first[1]), (2.0, first[2])]
     row = results.read(folder / "evaluation.csv")[-1]
     assert (row.tail, row.episodes, row.deterministic, row.method) == (3, 6, False, "ditto")
-    assert row.options == '{"space": "both", "tail": 3}'
+    assert row.options == '{"ditto.space": "both", "tail": 3}'
     assert [other.tail for other in results.read(folder / "evaluation.csv")[:-1]] == [0, 0, 0, 0]
     assert "| ditto + ppo from bc, last 3 | sampled | 2 | 1 | 6 |" in results_table([tmp_path / "all.csv"])
     played.clear()
@@ -411,7 +409,7 @@ def test_selected_policy_is_played_beside_the_last_in_the_same_games(two_snapsho
         ("random", "", False), ("expert", "", False), ("ditto", "", False), ("ditto", "", True),
         ("ditto", "latent_distance", False), ("ditto", "latent_distance", True),
     ]  # fmt: skip
-    assert rows[-1].options == '{"select": "latent_distance", "space": "both"}'
+    assert rows[-1].options == '{"ditto.space": "both", "select": "latent_distance"}'
     assert (rows[-1].seed, rows[-1].eval_seed, rows[-1].episodes) == (4, 10_000, 2)
     assert sorted(GameLog(folder / "episodes.csv").through_training()) == [0, 500]
     table = results_table([tmp_path / "all.csv"])
@@ -553,11 +551,3 @@ def test_an_agent_of_pictures_plays_the_robot_that_its_recordings_do_not_name(tm
     make = environment_of(world_model, environment="adroit-door")
     result = evaluate(agent, lambda: gymnasium.wrappers.TimeLimit(make(), 4), 1)[0]
     assert (result.length, result.success, result.tasks) == (4, 0.0, None)
-
-
-def test_preset_is_recognised_whatever_the_arithmetic():
-    assert preset_of(WorldModelConfig.small()) == "small"
-    assert preset_of(WorldModelConfig(precision="bfloat16")) == "small"
-    assert preset_of(WorldModelConfig.paper()) == "paper"
-    assert preset_of(WorldModelConfig.small_gaussian()) == "small-gaussian"
-    assert preset_of(WorldModelConfig(rssm=RSSMConfig(deter=77))) == "custom"

@@ -8,7 +8,7 @@ The parts are in ``games`` (episodes of the real environment), ``closeness`` (di
 import json
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from dream_env.agent import Agent, load_agent, load_policy, world_model_of
-from dream_env.checkpoint import config_to_json, model_folder, read_json
-from dream_env.errors import CheckpointError, ConfigError, PluginError
+from dream_env.checkpoint import model_folder, read_json
+from dream_env.errors import CheckpointError, ConfigError
 from dream_env.learning.tail import tail
 from dream_env.measuring import results
 from dream_env.measuring.closeness import action_agreement as action_agreement
@@ -32,16 +32,15 @@ from dream_env.measuring.statistics import iqm as iqm
 from dream_env.measuring.statistics import normalized_score as normalized_score
 from dream_env.measuring.statistics import summarize as summarize
 from dream_env.measuring.tables import rich_table
+from dream_env.measuring.training import read_if_there, told
 from dream_env.measuring.video import agent_video
 from dream_env.model.encoded import load_encoded
-from dream_env.model.world_model import PRESETS, WorldModelConfig
 from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import Actor, MakeEnvironment, RandomActor
 from dream_env.playing.games import EpisodeResult as EpisodeResult
 from dream_env.playing.games import evaluate as evaluate
 from dream_env.playing.real_environment import environment_of as environment_of
 from dream_env.playing.real_environment import signature
-from dream_env.plugin import available, find
 from dream_env.real.environments import protocol
 from dream_env.real.robots import Rendering
 
@@ -193,7 +192,7 @@ Games = dict[tuple[str, bool], list[EpisodeResult]]
 
 
 def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any]) -> list[Row]:
-    meta, run = read_json(stage.agent / "meta.json"), _read_if_there(stage.agent / "run.json")
+    meta, run = read_json(stage.agent / "meta.json"), read_if_there(stage.agent / "run.json")
     wm_folder = model_folder(world_model_of(stage.agent))
     wm_meta = read_json(wm_folder / "meta.json")
     expert = [float(x) for x in wm_meta.get("expert_returns", [])]
@@ -209,17 +208,11 @@ def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any
         "environment": facts["environment"], "dataset": source.dataset, "protocol": json.dumps(facts, sort_keys=True),
         "command": _command(), "commit": meta.get("commit", ""),
     }  # fmt: skip
-    reward, learner = meta.get("reward", {}), meta.get("options", {})
-    rewarded = _follows_reward(learner)
+    fit = read_if_there(Path(run["wm"]) / "run.json") if "wm" in run else {}
     trained: dict[str, Any] = {
-        "method": _reward_name(reward) if rewarded else _learner_name(learner),
-        "learner": _learner_name(learner) if rewarded else "",
-        "warm_start": str(learner.get("warm_start", "")),
-        "options": _changed_options(*([reward] if rewarded else []), learner),
-        "n_expert": int(meta.get("demos", 0)), "horizon": int(run.get("horizon", 15)),
-        "preset": preset_of(agent.world_model.config), "seed": int(run.get("seed", 0)),
+        **told(meta, run, fit, agent.world_model.config),
         "wall_minutes": float(wm_meta.get("minutes", 0.0)) + float(meta.get("minutes", 0.0)),
-    }  # fmt: skip
+    }
     options = json.loads(trained["options"] or "{}")
     last = len(games.get(("tail", False), ())) // max(1, stage.tail_episodes)
     kinds = {"agent": trained} | {
@@ -255,56 +248,8 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def preset_of(config: WorldModelConfig) -> str:
-    """Name of the preset, or custom for a changed one; the arithmetic it was trained in does not count."""
-    for name in PRESETS:
-        preset = getattr(WorldModelConfig, name.replace("-", "_"))()
-        if asdict(config) | {"precision": ""} == asdict(preset) | {"precision": ""}:
-            return str(name)
-    return "custom"
-
-
-def _reward_name(identity: dict[str, Any]) -> str:
-    if not identity:
-        return "unknown"
-    try:
-        return str(find("rewards", identity["class"]).name)
-    except PluginError:  # a class that only the training script had
-        return str(identity["class"].rpartition(":")[2]).lower()
-
-
-def _follows_reward(identity: dict[str, Any]) -> bool:
-    try:
-        return bool(find("learners", identity["class"]).follows_reward) if identity else True
-    except (PluginError, AttributeError):
-        return True
-
-
-def _learner_name(identity: dict[str, Any]) -> str:
-    if not identity:
-        return "unknown"
-    names = [name for name, where in available("learners").items() if where.split(" ")[0] == identity["class"]]
-    return names[0] if names else str(identity.get("algorithm", identity["class"]))
-
-
-def _changed_options(*identities: dict[str, Any]) -> str:
-    changed: dict[str, Any] = {}
-    for identity in filter(None, identities):
-        try:
-            default = json.loads(json.dumps(config_to_json(find("rewards", identity["class"])()), default=str))
-        except (PluginError, TypeError):
-            default = {}
-        given = {name: value for name, value in identity.items() if name not in ("class", "warm_start")}
-        changed |= {name: value for name, value in given.items() if default.get(name) != value}
-    return json.dumps(changed, sort_keys=True) if changed else ""
-
-
 def _command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def _read_if_there(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.is_file() else {}
 
 
 def _typical_length(agent_folder: Path) -> float | None:
