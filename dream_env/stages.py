@@ -20,11 +20,12 @@ from dream_env.errors import ConfigError, DatasetError, nearest
 from dream_env.fitting.fit import FitConfig, fit
 from dream_env.fitting.graphed import Graph
 from dream_env.fitting.parallel import Processes, joined
+from dream_env.imitated import imitated
 from dream_env.learning.on_policy import resolve_learner
 from dream_env.learning.tail import Tail
 from dream_env.measuring.evaluation import action_agreement, latent_distance, reward_by_step
 from dream_env.measuring.video import open_loop_video
-from dream_env.model.encoded import encode, load_encoded, save_encoded
+from dream_env.model.encoded import encode, save_encoded
 from dream_env.model.recorded import Recorded
 from dream_env.model.world_model import PRESETS, Precision, Preset, WorldModel, WorldModelConfig
 from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
@@ -175,6 +176,8 @@ class ImitateStage:
     """Folder of the world model, or shipped:pong for the one that comes with this package."""
     out: Path
     """Folder to leave the agent in."""
+    dataset: str = ""
+    """Imitate the episodes of this Minari dataset instead of those the world model was fitted to; two are held out."""
     steps: int = 2_000_000
     """Dream steps to learn from, over all dreams together."""
     num_envs: int = 512
@@ -217,18 +220,19 @@ def imitate_stage(
         raise ConfigError("online_steps are for dream_env.online_stage.online_stage; imitate_stage stays in the dream")
     reward = load_reward(reward)
     learner = resolve_learner(learner) if isinstance(learner, str) else learner
+    identity = imitate_identity(stage, reward, learner)
+    check_claim(out, "imitate", identity)  # before recordings are encoded
+    whom = imitated(stage.wm, stage.dataset, out, stage.device, progress=progress)
     dream = DreamEnv(
-        stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device,
-        precision=stage.precision,
+        stage.num_envs, wm=whom.world_model, expert=whom.train, reward=reward, horizon=stage.horizon,
+        episodes=stage.demos, precision=stage.precision,
     )  # fmt: skip
-    held_out = load_encoded(checkpoint.model_folder(stage.wm), "held_out", stage.device)
+    held_out = whom.held_out
     held_out.windows(stage.horizon)
-    identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
-    for name in ("out", "device", "precision"):
-        identity.pop(name)
-    claim(out, "imitate", plain(identity))
+    claim(out, "imitate", identity)
     if (out / "meta.json").is_file():
         return out  # finished before
+    whom.keep()
     store = Store(out)
     saved = store.latest_folder()
     start = int(saved.name) if saved else 0
@@ -252,12 +256,20 @@ def imitate_stage(
     lines = {"learner": policy} if policy.observes == "latent" else {}
     reward_by_step(dream.world_model, held_out, reward, lines, horizon=stage.horizon, path=out / "reward_by_step.csv")
     agent = Agent(dream.world_model, policy)
-    save_agent(agent, out, world_model_folder=stage.wm, learner=learner, meta={
+    save_agent(agent, out, world_model_folder=whom.wm, learner=learner, meta={
         "steps": stage.steps, "minutes": clock.minutes(), "reward": plugin_identity(reward),
         "options": plugin_identity(learner), "demos": dream.expert.num_episodes,
     })  # fmt: skip
     store.clear()
     return out
+
+
+def imitate_identity(stage: ImitateStage, reward: Reward, learner: Learner, *but: str) -> dict[str, Any]:
+    """What makes a run this one, as ``run.json`` has it: all options but where it goes, what it runs on, and ``but``."""
+    identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
+    left_out = ("out", "device", "precision", *but, *([] if stage.dataset else ["dataset"]))
+    found: dict[str, Any] = plain({name: value for name, value in identity.items() if name not in left_out})
+    return found
 
 
 class _Watch:

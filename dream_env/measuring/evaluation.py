@@ -210,7 +210,7 @@ def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any
     }  # fmt: skip
     fit = read_if_there(Path(run["wm"]) / "run.json") if "wm" in run else {}
     trained: dict[str, Any] = {
-        **told(meta, run, fit, agent.world_model.config),
+        **told(meta, run, fit, agent.world_model.config, source.dataset),
         "wall_minutes": float(wm_meta.get("minutes", 0.0)) + float(meta.get("minutes", 0.0)),
     }
     options = json.loads(trained["options"] or "{}")

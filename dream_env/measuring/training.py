@@ -4,8 +4,8 @@
 
 - of ``dream-env imitate``: ``steps`` and ``num_envs``, or ``online_steps``; the learner's options by their names
   (``entropy``), the reward's with its name before them (``ditto.metric``), since both may have one of the same name
-- of ``dream-env fit``, with ``fit.`` before them: what differs from the preset, ``held_out``, ``also``; ``seed`` only
-  where it is not the policy's own
+- of ``dream-env fit``, with ``fit.`` before them: what differs from the preset, ``held_out``, ``also``; ``seed`` and
+  ``dataset`` only where they are not the policy's own
 """
 
 import json
@@ -25,8 +25,18 @@ _FIT_NOISE = ("log_every", "test_every", "seed", "precision")
 """Options of a fit that change no result, or that a row tells elsewhere."""
 
 
-def told(meta: dict[str, Any], run: dict[str, Any], fit: dict[str, Any], config: WorldModelConfig) -> dict[str, Any]:
-    """Columns of a row, from an agent's ``meta.json`` and ``run.json``, and its world model's ``run.json`` and config."""
+def told(
+    meta: dict[str, Any], run: dict[str, Any], fit: dict[str, Any], config: WorldModelConfig, dataset: str = ""
+) -> dict[str, Any]:
+    """Columns of a row.
+
+    Args:
+        meta: an agent's ``meta.json``.
+        run: its ``run.json``.
+        fit: the ``run.json`` of its world model.
+        config: of the world model.
+        dataset: of the episodes that were imitated.
+    """
     reward, learner = meta.get("reward", {}), meta.get("options", {})
     rewarded = _follows_reward(learner)
     options = _amounts(run) | changed_options(learner)
@@ -34,7 +44,7 @@ def told(meta: dict[str, Any], run: dict[str, Any], fit: dict[str, Any], config:
         name = reward_name(reward)
         options |= {f"{name}.{option}": value for option, value in changed_options(reward).items()}
     if fit:
-        options |= {f"fit.{option}": value for option, value in _fit_options(fit, run).items()}
+        options |= {f"fit.{option}": value for option, value in _fit_options(fit, run, dataset).items()}
     return {
         "method": reward_name(reward) if rewarded else learner_name(learner),
         "learner": learner_name(learner) if rewarded else "",
@@ -101,12 +111,13 @@ def _amounts(run: dict[str, Any]) -> dict[str, Any]:
     return {name: run[name] for name in names if name in run}
 
 
-def _fit_options(fit: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+def _fit_options(fit: dict[str, Any], run: dict[str, Any], dataset: str) -> dict[str, Any]:
     preset = fit["preset"].replace("-", "_")
     sizes = {"": FitConfig, "model.": WorldModelConfig, "observation.": ObservationConfig}
     given = {"": fit["train"], "model.": fit["model"], "observation.": fit["observation"]}
     options: dict[str, Any] = {"held_out": fit["held_out"]}
     options |= {"also": fit["also"]} if fit.get("also") else {}
+    options |= {"dataset": fit["dataset"]} if dataset and fit["dataset"] != dataset else {}
     for prefix, config in sizes.items():
         changed = _differing(given[prefix], plain(asdict(getattr(config, preset)())))
         options |= {prefix + name: value for name, value in changed.items() if name not in _FIT_NOISE}
