@@ -140,15 +140,16 @@ def check_spaces(world_model: WorldModel, env: gymnasium.Env[Any, Any]) -> None:
     """Refuse an environment whose observations or actions are not those the model was fitted on.
 
     Raises:
-        SpaceError: if they are of other kinds or shapes, or a robot's pictures are rendered in another way.
+        SpaceError: if they are of other kinds or shapes, if actions have other bounds, or if a robot's pictures are rendered
+            in another way.
     """
     name = env.spec.id if env.spec else type(env.unwrapped).__name__
     spec, ours = world_model.observation_spec, world_model.action_spec.space
     dataset = world_model.source.dataset
-    fits = type(env.action_space) is type(ours) and env.action_space.shape == ours.shape
-    if not fits or getattr(env.action_space, "n", None) != getattr(ours, "n", None):
+    if not _same_actions(env.action_space, ours):
         raise SpaceError(
-            f"{name} takes actions of {env.action_space}, but the world model (dataset {dataset}) was fitted on {ours}"
+            f"{name} takes actions of {env.action_space}, but the world model (dataset {dataset}) was fitted on {ours}; set "
+            f"the environment up as it was when it was recorded"
         )
     keys = tuple(key.name for key in spec.keys) if isinstance(spec.space, gymnasium.spaces.Dict) else ()
     theirs = ObservationSpec.from_space(env.observation_space, replace(spec.config, keys=keys)).keys
@@ -161,6 +162,18 @@ def check_spaces(world_model: WorldModel, env: gymnasium.Env[Any, Any]) -> None:
             )
     if any(key.kind == "image" for key in spec.keys):
         _check_pictures(world_model, env, name)
+
+
+def _same_actions(theirs: gymnasium.spaces.Space[Any], ours: gymnasium.spaces.Box | gymnasium.spaces.Discrete) -> bool:
+    # An action means the same only between the same bounds, which the model scales to [−1, 1], and counted from the same start.
+    if isinstance(ours, gymnasium.spaces.Discrete):
+        return isinstance(theirs, gymnasium.spaces.Discrete) and (theirs.n, theirs.start) == (ours.n, ours.start)
+    return (
+        isinstance(theirs, gymnasium.spaces.Box)
+        and theirs.shape == ours.shape
+        and np.allclose(theirs.low, ours.low)
+        and np.allclose(theirs.high, ours.high)
+    )
 
 
 def _check_pictures(world_model: WorldModel, env: gymnasium.Env[Any, Any], name: str) -> None:

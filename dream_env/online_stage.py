@@ -9,14 +9,15 @@ from typing import Any
 
 from dream_env import checkpoint
 from dream_env.agent import Agent, fingerprint, save_agent
-from dream_env.checkpoint import Store, config_to_json
+from dream_env.checkpoint import Store
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
 from dream_env.filtering import check_spaces
+from dream_env.imitated import Imitated, imitated
 from dream_env.learning.on_policy import resolve_learner
 from dream_env.learning.online import OnlineLearner, RealWorld
 from dream_env.measuring.evaluation import reward_by_step
-from dream_env.model.encoded import Split, encode, load_encoded, save_encoded
+from dream_env.model.encoded import EncodedDemos, Split, encode, load_encoded, save_encoded
 from dream_env.model.recorded import recordings_of
 from dream_env.model.world_model import WorldModel
 from dream_env.playing.real_environment import environment_of
@@ -27,8 +28,8 @@ from dream_env.real.environments import environment_from_spec
 from dream_env.recordings.demos import Demos
 from dream_env.recordings.recording import dataset_folder
 from dream_env.recordings.replay import Replay, check_new_dataset
-from dream_env.run_folder import Clock, MetricsLog, claim, plain
-from dream_env.stages import ImitateStage
+from dream_env.run_folder import Clock, MetricsLog, check_claim, claim
+from dream_env.stages import ImitateStage, imitate_identity
 
 
 def online_stage(
@@ -56,16 +57,22 @@ def online_stage(
             "--precision out"
         )
     reward = load_reward(reward or type(learner).usual_reward)
+    identity = imitate_identity(stage, reward, learner, "online_workers", "online_dataset")
+    check_claim(out, "imitate", identity)  # before recordings are encoded
+    whom = imitated(stage.wm, stage.dataset, out, stage.device, progress=progress)
     dream = DreamEnv(
-        stage.num_envs, wm=stage.wm, reward=reward, horizon=stage.horizon, episodes=stage.demos, device=stage.device
+        stage.num_envs,
+        wm=whom.world_model,
+        expert=whom.train,
+        reward=reward,
+        horizon=stage.horizon,
+        episodes=stage.demos,
     )
     spec = _environment_spec(stage, dream.world_model)
     whole = Demos.load(dream.world_model.source.dataset, dream.world_model.observation_spec.config)
     demos = recordings_of(whole, dream.expert)
-    identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
-    for name in ("out", "device", "precision", "online_workers", "online_dataset"):
-        identity.pop(name)
-    claim(out, "imitate", plain(identity))
+    claim(out, "imitate", identity)
+    whom.keep()
     source = dream.world_model.source
     replay = Replay(out / "replay", dream.world_model.observation_spec, dream.world_model.action_spec, source)
     if (out / "meta.json").is_file():
@@ -93,17 +100,19 @@ def online_stage(
         policy = learner.learn_online(dream, real, seed=stage.seed, progress=report, store=store)
         # Of all tries of this run together, where the learner tells; this process knows its own alone.
         dropped = int(log.rows[-1].get("dropped", len(episodes.dropped))) if log.rows else 0
-    wm = stage.wm
+        made = int(log.rows[-1].get("steps", stage.online_steps)) if log.rows else stage.online_steps
+    # Learners play their last round to its end, so more steps are made than were asked for.
+    steps = {"online_steps": made, "online_steps_asked": stage.online_steps}
+    wm = whom.wm
     if fingerprint(dream.world_model) != before:
-        wm = _keep(dream, whole, stage, out / "wm")
+        wm = _keep(dream, whole, whom, stage.seed, steps, out / "wm")
     if policy.observes == "latent":
         held_out = load_encoded(checkpoint.model_folder(wm), "held_out", stage.device)
         path = out / "reward_by_step.csv"
         reward_by_step(dream.world_model, held_out, reward, {"learner": policy}, horizon=stage.horizon, path=path)
     save_agent(Agent(dream.world_model, policy), out, world_model_folder=wm, learner=learner, meta={
-        "steps": stage.online_steps, "online_steps": stage.online_steps, "dropped_episodes": dropped,
-        "real_episodes": replay.num_episodes, "minutes": clock.minutes(), "reward": plugin_identity(reward),
-        "options": plugin_identity(learner), "demos": demos.num_episodes,
+        "steps": made, **steps, "dropped_episodes": dropped, "real_episodes": replay.num_episodes, "minutes": clock.minutes(),
+        "reward": plugin_identity(reward), "options": plugin_identity(learner), "demos": demos.num_episodes,
     })  # fmt: skip
     _leave_dataset(stage, replay, spec)
     store.clear()
@@ -129,14 +138,13 @@ def _environment_spec(stage: ImitateStage, world_model: WorldModel) -> str:
         environment.close()
 
 
-def _keep(dream: DreamEnv, whole: Demos, stage: ImitateStage, folder: Path) -> Path:
+def _keep(dream: DreamEnv, whole: Demos, whom: Imitated, seed: int, steps: dict[str, int], folder: Path) -> Path:
     """The world model as it has become, and the demonstrations as it sees them now."""
-    before = checkpoint.model_folder(stage.wm)
-    splits: tuple[Split, ...] = ("train", "held_out")
-    for split in splits:
-        encoded = encode(dream.world_model, recordings_of(whole, load_encoded(before, split)), seed=stage.seed)
+    parts: dict[Split, EncodedDemos] = {"train": whom.train, "held_out": whom.held_out}
+    for split, before in parts.items():
+        encoded = encode(dream.world_model, recordings_of(whole, before), seed=seed)
         folder.mkdir(parents=True, exist_ok=True)
         save_encoded(encoded, folder, split)
-    meta: dict[str, Any] = {**checkpoint.read_json(before / "meta.json"), "online_steps": stage.online_steps}
+    meta: dict[str, Any] = {**checkpoint.read_json(checkpoint.model_folder(whom.wm) / "meta.json"), **steps}
     checkpoint.save(dream.world_model, folder, meta)
     return folder

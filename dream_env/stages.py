@@ -197,8 +197,9 @@ class ImitateStage:
     snapshots: int = 10
     """Policies kept on the way, so that `evaluate` can show the real return through training; 0 keeps none."""
     tail: int = 0
-    """Policies kept at the end: those of the learner's last so many reports, which ditto's learner and SB3's make after
-    every one of their last updates. `evaluate --tail-episodes` plays them; 10 of 20 episodes each is the paper's protocol."""
+    """Policies kept at the end: those of the learner's last so many reports, which ditto, bc and dbc make after each of their
+    last updates (SB3's learners after each rollout). `evaluate --tail-episodes` plays them; 10 of 20 episodes each is the
+    paper's protocol."""
     online_steps: int = 0
     """Real steps to make, for learners that can go on in the real environment; they then decide themselves how much they
     dream, and steps and snapshots mean nothing. 0, the default, is fully offline."""

@@ -5,7 +5,7 @@ offline or with ``--online-steps`` real steps, then plays the real environment. 
 commands, so a killed grid goes on where it was and a finished cell is skipped.
 
 Rows of finished cells go to ``--results``; what happened on the way (success and return of the real episodes, the two parts of
-CMIL's bound) to ``…_curves.csv`` beside it. From those two files
+CMIL's bound) to ``…_online.csv`` beside it. From those two files
 
 - ``fig2.png`` success rate against real steps, mean over seeds with 95 % bootstrap intervals; offline methods are level lines
 - ``fig3.png`` the discriminator's gap, the ensemble's disagreement and the gap to the expert's return, each scaled to 0 … 1
@@ -196,7 +196,7 @@ MEASURED = (
 
 
 def _curves(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_curves.csv")
+    return path.with_name(f"{path.stem}_online.csv")
 
 
 def _append_curve(path: Path, facts: dict[str, str], metrics: Sequence[dict[str, float]]) -> None:

@@ -6,12 +6,12 @@ rows of ``speed.csv`` go to ``speed.md`` beside it.
 
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pong_minutes
 
 from dream_env.measuring import results
+from dream_env.measuring.study import labelled
 from dream_env.measuring.tables import results_table, rows_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,11 +23,8 @@ from speed_tables import goals, loops  # noqa: E402
 
 
 def grid_table(name: str) -> str:
-    """A grid's result file as Markdown, its methods called what the grid calls them."""
-    return rows_table(
-        replace(row, method=row.experiment.rpartition("/")[2], learner="", warm_start="") if row.trained else row
-        for row in results.read(RESULTS / f"{name}.csv")
-    )
+    """A grid's result file as Markdown, its methods called what the grid, and the figures of ``dream-env report``, call them."""
+    return rows_table(labelled(results.read(RESULTS / f"{name}.csv")))
 
 
 def tables() -> dict[str, str]:

@@ -11,7 +11,8 @@ One update, of which the defaults are algorithm 1 with table 1:
 The updates are in ``actor_critic_run.py``, the pure functions in ``lambda_return.py``, the networks in ``latent_actor.py``.
 
 Where the paper and its released code differ there is an option whose help names both, and whose default is the paper's:
-``target_period``, ``normalize_advantage``, ``baseline``; and ``last_step_zero`` of the reward ``ditto``.
+``target_period``, ``normalize_advantage``, ``baseline``; and ``last_step_zero`` of the reward ``ditto``. One default is the
+code's: that reward compares h alone, where the paper's text has the whole model state (``--ditto.space both``).
 
 The paper's runs are long. In short ones the target critic, which starts at 0 and is renewed every 100 updates, is what most
 of the advantage comes from: how much of the horizon is left, not which action was better. ``standardize_rewards`` takes that

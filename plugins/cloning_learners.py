@@ -143,9 +143,11 @@ class CloningLearner(Learner):
     """Hidden layers of the policy, each with LayerNorm and the world model's nonlinearity."""
     log_every: int = 20
     """Updates between two reports."""
+    report_last: int = 10
+    """Updates at the end that are reported one by one, so that the policies after each of them can be kept (--tail)."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "log_every"):
+        for name in ("batch", "log_every", "report_last"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if any(width < 1 for width in self.net_arch):
@@ -196,7 +198,8 @@ class CloningLearner(Learner):
             rows.append(self._update(policy, optimizer, *examples[index]))
             seen += self.batch
             over = seen >= steps
-            if seen // self.batch % self.log_every == 0 or over:
+            ending = steps - seen <= (self.report_last - 1) * self.batch
+            if seen // self.batch % self.log_every == 0 or ending:
                 progress(policy, {"steps": float(seen), **_means(rows, seen)})
                 rows.clear()
                 # Only right after a report: a resumed run then reports the very same means.

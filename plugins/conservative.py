@@ -2,14 +2,15 @@
 
 One update, on recorded sequences ``(ŝ_j, a_j)``, j = 1 … T, whose model states the filter gave:
 
-1. from every ``ŝ_j`` the actor dreams H steps (``branching.py``); each step is rewarded by the dream's reward, with CMIL's an
-   adversary's minus the ensemble's disagreement                                                                  (eq. 10)
+1. from every ``ŝ_j`` (online: of the last ``rows`` of each sequence alone, whose steps are also the recorded ones of 4) the
+   actor dreams H steps (``branching.py``); each step is rewarded by the dream's reward, with CMIL's an adversary's minus the
+   ensemble's disagreement                                                                                        (eq. 10)
 2. values along each dream: TD(λ) over ``V_0 = min_i Q_i``                                                         (eq. 11)
 3. the actor raises ``λ V + (1 − λ) V_0``, by the gradient through actions, model and reward                       (eq. 12),
    plus ``β`` times the likelihood of the expert's actions in the expert's states
 4. both critics regress the target critics' TD(λ), on dreamed steps and on the recorded ones, whose rewards bear no
    penalty                                                                                                  (eqs. 13 to 15)
-5. the reward learns: an adversary tells the expert's steps from the dreamed ones                                  (eq. 8)
+5. the reward learns, an adversary in ``updates`` gradient steps: to tell the expert's steps from the dreamed ones  (eq. 8)
 
 ``vmail`` is the same without conservatism: its usual reward is ``vmail``, which subtracts nothing. (VMAIL as published has one
 critic of states, no real-data loss and D itself as reward: ``--no-real-critic --reward gail`` come near.)

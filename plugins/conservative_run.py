@@ -1,4 +1,8 @@
-"""The updates of ``conservative``: one step of discriminator, actor and critics on recorded sequences, and an exact resume."""
+"""The updates of ``conservative`` on recorded sequences, and an exact resume.
+
+One update is one gradient step of the actor, one of the critics, and the reward's own ``update``: an adversary makes as many
+gradient steps as its option ``updates`` says, 4 by default.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +54,7 @@ class ConservativeRun:
     # ------------------------------------------------------------------------------------------------------- one update
 
     def update(self, data: Sequences, expert: Sequences, pairs: Pairs | None = None) -> None:
-        """Branch off every row of the data; then one step of actor and critics, and the reward's own learning.
+        """Branch off every row of the data; then one step of actor and of critics, and the reward's own learning.
 
         Args:
             data: whatever was recorded, by anyone: where dreams start and what the critics learn from besides.
@@ -152,7 +156,8 @@ class ConservativeRun:
         """The two measurable parts of CMIL's bound (eq. 5, Fig. 3), from the expert's states: they should fall together.
 
         ``discriminator_gap`` is the mean adversary's reward of the expert's steps minus that of the learner's dreams from the
-        same states, without penalty; ``disagreement`` the ensemble's, in those dreams (eq. 9; 0 without an ensemble).
+        same states, without penalty; ``disagreement`` the ensemble's, in those dreams (eq. 9). Neither is there where it would
+        mean nothing: the gap of a paired reward, which would compare each step with itself; the disagreement of one head.
         """
         branches = branch(
             self.world_model, self.actor, self.reward, flat(expert.latent[:-1]), self.dream.horizon, self.generator
@@ -160,7 +165,10 @@ class ConservativeRun:
         dreamed = Sequences(
             branches.latent, branches.action[:-1], torch.zeros(branches.action.shape[:2], dtype=torch.bool)
         )
-        metrics = {"discriminator_gap": float(self.data_reward(expert).mean() - self.data_reward(dreamed).mean())}
+        metrics: dict[str, float] = {}
+        if not self.reward.paired:
+            gap = self.data_reward(expert).mean() - self.data_reward(dreamed).mean()
+            metrics["discriminator_gap"] = float(gap)
         before, action, _ = dreamed.steps()
         if self.world_model.config.rssm.ensemble > 1:
             doubt = self.world_model.disagreement(flat(before), action.flatten(0, 1))

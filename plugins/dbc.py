@@ -3,9 +3,12 @@
 The expert's episodes are model states already: the posteriors that the filter sampled along them. The policy, an MLP
 like that of any learner in the dream, is fitted to the expert's actions there by maximum likelihood with an entropy
 bonus, and plays behind the filter as those do. It is the baseline that says what the dream itself is worth: the same
-world model, the same policy, the same expert steps, and no dream.
+world model, the same sizes of policy, the same expert steps, and no dream.
 
 ``π(a|ŝ)``: categorical for Discrete actions; for Box ones, of which the paper's text says nothing, a diagonal Gaussian.
+The paper gives D-BC and DITTO one MLP. Here both have the same layers, 256 and 256 with LayerNorm, but differ where a clone
+and an actor need different things: ``ditto`` starts at equal probabilities and bends a Box's Gaussian by tanh; and with the
+paper preset this one has the world model's ELU where ``ditto`` keeps SiLU unless told otherwise (``--activation elu``).
 Steps, loss, metrics: see ``cloning_learners``.
 """
 

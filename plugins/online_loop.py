@@ -3,8 +3,9 @@
 1. the actor is cloned from the expert in its model states, and plays ``seed_steps`` real steps (CMIL §5)
 2. then rounds: ``round_episodes`` real episodes side by side, with sampled actions; and for every ``train_every`` real
    steps one update: a batch of sequences of all recordings there are, the demonstrations among them, and one of the
-   demonstrations alone; one gradient step of the world model on both (eq. 1); and with the posterior states that this left,
-   one of the adversary, the actor and the critics (``conservative_run.py``)
+   demonstrations alone; one gradient step of the world model on both (eq. 1); and with the posterior states from before it,
+   one of the actor, one of the critics, and the reward's own learning (``conservative_run.py``): an adversary makes as many
+   gradient steps as its option ``updates`` says, 4 by default
 
 Real steps are all that were made, those of dropped episodes too. A killed run goes on at its last saved round: episodes played
 after that are forgotten and played again.
@@ -91,7 +92,7 @@ class OnlineLoop:
             self.run_.clone(_sequences(latent, batch))
 
     def update(self) -> None:
-        """One step of the world model, then one of everything that learns in it."""
+        """One gradient step of the world model, then one update of everything that learns in it."""
         options = self.options
         recorded: list[Windows] = [self.real.demos]
         if self.real.replay.windows(options.length):

@@ -78,6 +78,18 @@ def test_actions_of_the_space_are_accepted_alone_and_in_batches(space):
     spec.validate(actions[:0])
 
 
+@pytest.mark.parametrize("bound", [1.0, 0.7, 2.0, 100.0])
+def test_what_float32_rounded_out_of_a_box_is_accepted_and_more_is_not(bound):
+    spec = ActionSpec.from_space(spaces.Box(-bound, bound, (2,), np.float32))
+    out = np.nextafter(np.float32(bound), np.float32(np.inf))
+    assert out > bound
+    spec.validate(np.array([[out, 0.0], [0.0, -out]], np.float32))
+    spec = ActionSpec.from_space(spaces.Box(-0.1, 0.1, (1,), np.float64))
+    spec.validate(np.array([0.1], np.float32))  # which is 0.1000000015
+    with pytest.raises(SpaceError, match=r"of step 1 is outside Box\(-0.1, 0.1"):
+        spec.validate(np.array([[0.0], [0.100001]]), each="step")
+
+
 def test_other_action_spaces_are_refused():
     with pytest.raises(SpaceError, match=r"MultiDiscrete.* cannot be learned; expected Discrete or Box"):
         ActionSpec.from_space(spaces.MultiDiscrete([2, 2]))

@@ -119,6 +119,47 @@ def test_environment_of_other_observations_or_actions_is_refused():
         LatentObservation(make_environment("breakout"), world_model)
 
 
+class Still(gymnasium.Env):
+    """Shows a black picture of a tiny model's size and takes the actions it was made with."""
+
+    observation_space = spaces.Box(0, 255, (16, 16), np.uint8)
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (
+            spaces.Box(-1, 1, (2,)),
+            spaces.Box(-2, 2, (2,)),
+            r"Still takes actions of Box\(-2\.0, 2\.0, \(2,\), float32\), but the world model \(dataset tiny/square-v0\) was "
+            r"fitted on Box\(-1\.0, 1\.0, \(2,\), float32\); set the environment up as it was when it was recorded",
+        ),
+        (spaces.Box(-1, np.inf, (2,)), spaces.Box(-1, 1, (2,)), r"was fitted on Box\(-1\.0, inf"),
+        (spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (3,)), r"takes actions of Box\(-1\.0, 1\.0, \(3,\)"),
+        (spaces.Discrete(3), spaces.Discrete(3, start=1), r"takes actions of Discrete\(3, start=1\).*on Discrete\(3\)"),
+        (spaces.Discrete(3), spaces.Box(-1, 1, (3,)), r"takes actions of Box"),
+    ],
+)
+def test_an_environment_whose_actions_mean_something_else_is_refused(ours, theirs, message):
+    with pytest.raises(SpaceError, match=message):
+        LatentObservation(Still(theirs), tiny_world_model(action_space=ours))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (spaces.Box(-0.1, 0.1, (2,), np.float32), spaces.Box(-0.1, 0.1, (2,), np.float64)),
+        (spaces.Box(-np.inf, 1, (2,)), spaces.Box(-np.inf, 1, (2,))),
+        (spaces.Discrete(3, start=1), spaces.Discrete(3, start=1)),
+    ],
+)
+def test_bounds_are_compared_as_numbers_whatever_their_precision(ours, theirs):
+    LatentObservation(Still(theirs), tiny_world_model(action_space=ours))
+
+
 def test_dictionary_observations_are_filtered_by_key():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Dict({"c": spaces.Box(0, 255, (8, 8), np.uint8)})})
     world_model = tiny_world_model(observation_space=space, action_space=spaces.Box(-1.0, 1.0, (2,)))

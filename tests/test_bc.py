@@ -318,7 +318,7 @@ def _use(patch, root):
 
 def test_imitate_leaves_an_agent_of_observations_and_its_agreement(cartpole):
     rows = read_metrics(cartpole / "bc" / "metrics.csv")
-    assert [row["steps"] for row in rows] == [3200, 6400, 9600, 12800]
+    assert [row["steps"] for row in rows] == [3200, 6400, 9600, *range(12224, 12801, 64)]
     watched = [row for row in rows if "action_agreement" in row]
     assert len(watched) == 3
     assert watched[-1]["action_agreement"] > 0.8

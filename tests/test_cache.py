@@ -187,6 +187,23 @@ def test_actions_that_are_not_finite_or_outside_the_space_are_named(root, tmp_pa
         convert(root)
 
 
+def test_actions_outside_a_box_are_named_and_what_float32_rounded_out_of_it_is_taken(root, tmp_path):
+    box = spaces.Box(-1, 1, (2,), np.float32)
+    episodes = buffers(action_space=box)
+    episodes[1].actions[2, 1] = np.nextafter(np.float32(-1), np.float32(-2))
+    record("game/random-v0", episodes, action_space=box)
+    assert convert(root).action_tm1.min() < -1.0
+    shutil.rmtree(tmp_path / "minari")
+    episodes[1].actions[2] = [0.5, 3.0]
+    record("game/random-v0", episodes, action_space=box)
+    message = (
+        r"episode 1 of dataset 'game/random-v0': action \[0\.5 3\. \] of step 2 is outside Box\(-1\.0, 1\.0, \(2,\), float32\)\. "
+        r"Record what the simulator made of it \(numpy\.clip, if it cuts actions off\), or declare the space"
+    )
+    with pytest.raises(DatasetError, match=message):
+        convert(root)
+
+
 def test_missing_steps_are_noticed(root, tmp_path):
     record("game/random-v0")
     path = tmp_path / "minari/game/random-v0/data/metadata.json"

@@ -99,7 +99,9 @@ def test_noise_in_scores_is_a_step_beside_and_the_same_for_the_same_step():
     world_model = tiny_world_model(ensemble=2, gaussian=True)
     quiet, transition = prepared(Cmil(alpha=0.0, **SMALL), world_model)
     noisy, _ = prepared(Cmil(alpha=0.0, score_noise=True, **SMALL), world_model)
-    assert all(torch.equal(quiet.state_dict()[name], x) for name, x in noisy.state_dict().items()), "alike but for scores"
+    assert all(torch.equal(quiet.state_dict()[name], x) for name, x in noisy.state_dict().items()), (
+        "alike but for scores"
+    )
     seen = quiet._seen(transition.latent_t, transition.action_t, transition.latent_tp1)
     expected = quiet.discriminator(seen + 0.5 * noise_of(seen, 0)).squeeze(-1)
     torch.testing.assert_close(noisy(transition), expected)

@@ -117,12 +117,12 @@ def test_cells_are_done_once_and_their_curves_kept(paper):
     assert [words[0] for words in paper.commands].count("fit") == 2
     online = [words for words in paper.commands if "cmil" in words and words[0] == "imitate"]
     assert all("--online-steps" in words for words in online)
-    lines = (grid.results.parent / "cmil_curves.csv").read_text().splitlines()
+    lines = (grid.results.parent / "cmil_online.csv").read_text().splitlines()
     assert len(lines) == 1 + 4 * 2
     paper.commands.clear()
     paper.main(grid)
     assert {words[0] for words in paper.commands} == {"fit"}  # which itself finds its work done
-    assert len((grid.results.parent / "cmil_curves.csv").read_text().splitlines()) == 9
+    assert len((grid.results.parent / "cmil_online.csv").read_text().splitlines()) == 9
     assert (grid.results.parent / "cmil" / "fig2_adroit-door-expert-v0.png").is_file()
 
 
@@ -206,6 +206,6 @@ def test_success_and_return_are_drawn_against_real_steps_with_offline_methods_as
 def test_runs_that_never_went_there_have_no_such_figure(paper, tmp_path):
     results.write(tmp_path / "cmil.csv", [])
     curve = {"environment": "kitchen", "dataset": "k", "method": "bc", "seed": "0", "commit": ""}
-    paper._append_curve(tmp_path / "cmil_curves.csv", curve, [{"steps": 100.0, "clone_loss": 1.0}])
+    paper._append_curve(tmp_path / "cmil_online.csv", curve, [{"steps": 100.0, "clone_loss": 1.0}])
     paper.draw(tmp_path / "cmil.csv")
     assert not (tmp_path / "cmil" / "fig2_kitchen.png").exists()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from dream_env.plugins.branching import Sequences, branch, flat
+from dream_env.plugins.branching import Branches, Sequences, branch, flat
 from dream_env.plugins.cmil import Cmil
 from dream_env.plugins.conservative import Conservative, ExpertWindows, Vmail
 from dream_env.plugins.conservative_run import ConservativeRun
@@ -146,6 +146,59 @@ def test_real_data_bears_no_penalty():
         doubt = dream.world_model.disagreement(branches.latent[0], branches.action[0])
         torch.testing.assert_close(branches.reward[0], -10.0 * doubt)
         assert (doubt > 0).all()
+
+
+def test_what_the_critics_learn_of_recorded_steps_by_hand():
+    # Three rows of two sequences, the second of which ends its episode; branch 2 t + b starts on row t of sequence b.
+    rows, columns, horizon, gamma, lam = 3, 2, 3, 0.9, 0.7
+    run = run_of(dream_of(num_envs=8, horizon=horizon), gamma=gamma, td_lambda=lam)
+    latent = ExpertWindows(run.dream, rows).expert.latents(torch.tensor([[0, 30], [1, 31], [2, 32]]))
+    action = torch.tensor([[[0.1, 1.0], [0.2, -1.0]], [[0.3, 0.5], [0.4, -0.5]]])
+    is_terminal = torch.tensor([[False, False], [False, False], [False, True]])
+    data = Sequences(latent, action, is_terminal)
+
+    class First(Reward):
+        """Pays the first entry of an action, ten times as much for what was recorded."""
+
+        def __call__(self, transition):
+            return transition.action_t[:, 0]
+
+        def on_data(self, transition):
+            return 10.0 * transition.action_t[:, 0]
+
+    run.reward = First()
+    num = rows * columns
+    value = torch.arange(1.0, 1.0 + (horizon + 1) * num).reshape(horizon + 1, num).square()
+    reward = torch.arange(horizon * num).reshape(horizon, num) / 7.0
+    goes_on = torch.linspace(0.2, 1.0, horizon * num).reshape(horizon, num)
+    branches = Branches(
+        Latent.stack([flat(latent)] * (horizon + 1)), torch.zeros(horizon + 1, num, 2), reward,
+        torch.zeros(horizon + 1, num), torch.zeros(horizon + 1, num), goes_on,
+    )  # fmt: skip
+    run.targets.least = lambda latent, action: value
+    with torch.no_grad():
+        critics = run.critics(latent[:-1], action)
+    losses = []
+    for row in range(rows - 1):
+        for column in range(columns):
+            start = columns * (row + 1) + column  # the branch of the row that this step led to
+            estimate = value[horizon, start]
+            for t in reversed(range(horizon)):
+                after = (1 - lam) * value[t + 1, start] + lam * estimate
+                estimate = reward[t, start] + gamma * goes_on[t, start] * after
+            ended = (row, column) == (1, 1)
+            after = 0.0 if ended else gamma * ((1 - lam) * value[0, start] + lam * estimate)
+            target = 10.0 * action[row, column, 0] + after
+            losses.append(sum((critics[i, row, column] - target) ** 2 for i in range(2)))
+    metrics = run._critic_step(branches, data)
+    torch.testing.assert_close(metrics["critic_loss_data"], torch.stack(losses).mean())
+    torch.testing.assert_close(metrics["data_reward"], torch.tensor(2.5))
+
+
+def test_a_reward_that_compares_has_no_gap_to_show():
+    expert, _ = ExpertWindows(dream_of(), 4).draw(torch.Generator().manual_seed(0))
+    assert run_of(dream_of("ditto")).bound(expert).keys() == {"disagreement"}
+    assert run_of(dream_of("cmil")).bound(expert).keys() == {"discriminator_gap", "disagreement"}
 
 
 def test_cmil_without_alpha_is_vmail():

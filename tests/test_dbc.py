@@ -113,7 +113,7 @@ def test_steps_are_expert_states_seen_and_no_dream_is_stepped(monkeypatch):
     own = dream()
     monkeypatch.setattr(own, "step", None)
     seen = []
-    learner = load_learner("dbc", batch=64, log_every=2, net_arch=(8,))
+    learner = load_learner("dbc", batch=64, log_every=2, report_last=1, net_arch=(8,))
     learner.learn(own, 300, progress=lambda _, metrics: seen.append(metrics["steps"]))
     assert seen == [128, 256, 320]  # five updates of 64: the fewest that make 300
 

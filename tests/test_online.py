@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from dream_env.plugins.conservative import Conservative
 from dream_env.plugins.online_loop import OnlineLoop
 
 from dream_env.agent import load_agent, world_model_of
-from dream_env.checkpoint import Store, read_json
+from dream_env.checkpoint import Store, load, read_json
 from dream_env.collecting.collect import CollectConfig, collect
 from dream_env.errors import ConfigError, DatasetError, TrainingError
 from dream_env.fitting.fit import FitConfig
 from dream_env.measuring.evaluation import evaluate
+from dream_env.model.encoded import load_encoded
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.online_stage import online_stage
@@ -73,6 +75,15 @@ def test_real_steps_are_counted_and_updates_follow_them(agent):
     assert (meta["online_steps"], meta["real_episodes"], meta["dropped_episodes"]) == (160, 4, 0)
 
 
+def test_the_last_round_is_played_to_its_end_and_what_was_made_is_noted(wm, tmp_path):
+    made = online_stage(stage_of(wm, tmp_path / "more", online_steps=2 * STEPS + 10), learner=LEARNER, progress=False)
+    meta = read_json(made / "meta.json")
+    assert (meta["steps"], meta["online_steps"], meta["online_steps_asked"]) == (3 * STEPS, 3 * STEPS, 2 * STEPS + 10)
+    assert read_metrics(made / "metrics.csv")[-1]["steps"] == meta["steps"]
+    own = read_json(made / "wm" / "meta.json")
+    assert (own["online_steps"], own["online_steps_asked"]) == (3 * STEPS, 2 * STEPS + 10)
+
+
 def test_the_agent_brings_the_model_that_has_learned_on(agent, wm):
     own = world_model_of(agent)
     assert own == agent / "wm"
@@ -82,6 +93,26 @@ def test_the_agent_brings_the_model_that_has_learned_on(agent, wm):
     # And it can be dreamt in, and imitated in again.
     again = imitate_stage(ImitateStage(own, agent.parent / "again", num_envs=8, steps=64, horizon=4), progress=False)
     assert load_agent(again).world_model.source.dataset == "swing/random-v0"
+
+
+def test_other_recordings_are_imitated_in_the_model_as_it_learns_on(wm, tmp_path):
+    collect(
+        CollectConfig("Pendulum-v1", "swing/other-v0", episodes=3, expert="random", seed=9, max_steps=STEPS),
+        progress=False,
+    )
+    made = online_stage(
+        stage_of(wm, tmp_path / "other", dataset="swing/other-v0", online_steps=3 * STEPS),
+        learner=LEARNER,
+        progress=False,
+    )
+    assert load_agent(made).world_model.source.dataset == "swing/other-v0"
+    own, before = load(made / "wm"), load(made / "imitated")
+    weights = own.state_dict()
+    assert any(not torch.equal(weights[name], tensor) for name, tensor in before.state_dict().items())
+    assert (
+        load_encoded(made / "wm", "train").indices.tolist() == load_encoded(made / "imitated", "train").indices.tolist()
+    )
+    assert read_json(made / "meta.json")["demos"] == 1  # two of three are held out
 
 
 def test_the_real_episodes_are_a_dataset(agent):
@@ -167,6 +198,7 @@ def test_an_exploding_world_model_is_told_of(wm, tmp_path):
 
 
 def test_demonstrations_shorter_than_a_sequence_are_told_of_before_anything_is_played(wm, tmp_path):
-    with pytest.raises(DatasetError, match=r"(shorter|rows|steps)"):
+    message = r"episode \d of 'swing/random-v0' has 40 steps \(41 observations\), sequences need 60: use sequences of at most 41"
+    with pytest.raises(DatasetError, match=message):
         online_stage(stage_of(wm, tmp_path / "short"), learner=replace(LEARNER, length=60), progress=False)
     assert not list((tmp_path / "short").glob("replay/episode_*"))

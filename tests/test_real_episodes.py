@@ -15,7 +15,7 @@ import torch
 from agents import linear_agent, pong_model, short_pong
 from breaking import Deadly, Line, Sick, Stillborn, Unmade
 
-from dream_env.errors import ConfigError, TrainingError
+from dream_env.errors import ConfigError, SpaceError, TrainingError
 from dream_env.playing.games import evaluate
 from dream_env.playing.real_episodes import RealEpisodes
 from dream_env.recordings.demos import Demos, Source
@@ -246,11 +246,18 @@ def test_an_environment_that_never_works_is_given_up():
         with pytest.raises(TrainingError, match=r"failed 3 times in a row .* its process died \(exit status 1\)"):
             real.play(Right(), range(100))
         assert len(real.dropped) == 6
-    with RealEpisodes(Sick) as real:
-        with pytest.raises(TrainingError, match=r"failed 3 times in a row .* raised TypeError"):
-            play_one_by_one(real, Nonsense(), range(100))
+    with RealEpisodes(Immovable) as real:
+        with pytest.raises(TrainingError, match=r"failed 3 times in a row .* raised ZeroDivisionError"):
+            play_one_by_one(real, Right(), range(100))
         assert len(real.dropped) == 3
         assert real.steps == 0
+
+
+class Immovable(Line):
+    """Raises at every step."""
+
+    def trouble(self):
+        raise ZeroDivisionError("singular matrix")
 
 
 def play_one_by_one(real, actor, seeds):
@@ -258,11 +265,50 @@ def play_one_by_one(real, actor, seeds):
         real.play(actor, [seed])
 
 
-class Nonsense(Right):
-    """Acts as no environment takes it."""
+class Always:
+    """Does the same whatever it sees."""
 
-    def predict(self, *args, **kwargs):
-        return np.array([[0, 1]]), None
+    def __init__(self, action):
+        self.action = np.asarray(action)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return self.action[None], None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("spec", "action", "message"),
+    [
+        (
+            CART,
+            2,
+            r"the action 2 \(int64\), but the environment takes Discrete\(2\): its predict has to bring actions into",
+        ),
+        (CART, 1.0, r"the action 1\.0 \(float64\), but the environment takes Discrete\(2\)"),
+        (CART, [0, 1], r"the action \[0, 1\] \(int64\), but the environment takes Discrete\(2\)"),
+        (
+            PENDULUM,
+            [2.5],
+            r"the action \[2\.5\] \(float64\), but the environment takes Box\(-2\.0, 2\.0, \(1,\), float32\)",
+        ),
+        (PENDULUM, [np.nan], r"the action \[nan\] \(float64\), but the environment takes Box"),
+        (PENDULUM, [0.0, 0.0], r"the action \[0\.0, 0\.0\] \(float64\), but the environment takes Box"),
+    ],
+)
+def test_an_action_that_the_environment_does_not_take_is_the_actors_fault_and_stops_at_once(
+    spec, action, message, workers
+):
+    with RealEpisodes(spec, workers=workers) as real:
+        with pytest.raises(SpaceError, match=message):
+            real.play(Always(action), [0])
+        assert (real.dropped, real.steps) == ([], 0)
+    assert multiprocessing.active_children() == []
+
+
+def test_what_float32_rounded_out_of_the_space_is_put_onto_its_bound():
+    with RealEpisodes(PENDULUM) as real:
+        (episode,) = real.play(Always([np.nextafter(np.float32(2.0), np.float32(3.0))]), [0])
+    assert (arrays(episode)[1] == 2.0).all()
 
 
 def test_workers_leave_when_their_parent_is_killed():

@@ -284,6 +284,24 @@ def test_a_broken_episode_is_refused_and_changes_nothing(tmp_path, message):
     assert sorted(path.suffix for path in tmp_path.glob("episode_*")) == [".hdf5", ".json"]
 
 
+def test_an_action_outside_a_box_is_refused_but_not_what_float32_rounded_out_of_it(tmp_path):
+    state = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    spec = ObservationSpec.from_space(state, ObservationConfig())
+    replay = Replay(tmp_path / "arm", spec, ActionSpec.from_space(ARM), SOURCE)
+    rounded, outside, endless = buffers(state, ARM, lengths=(4, 5, 6))
+    rounded.actions[2, 1] = np.nextafter(np.float32(1), np.float32(2))
+    outside.actions[3] = [0.5, -1.25]
+    endless.actions[1, 0] = np.inf
+    replay.add(rounded)
+    with pytest.raises(
+        SpaceError, match=r"action \[ 0\.5 +-1\.25\] of step 3 is outside Box\(-1\.0, 1\.0, \(2,\), float32\)"
+    ):
+        replay.add(outside)
+    with pytest.raises(SpaceError, match="action 1 of an episode is not finite"):
+        replay.add(endless)
+    assert replay.num_episodes == 1
+
+
 def test_a_damaged_folder_says_so(tmp_path):
     vector_replay(tmp_path).add(vectors()[0])
     os.truncate(tmp_path / "obs.vector.bin", 50)

@@ -1,7 +1,9 @@
-"""A result file of many runs as lines of figures: which rows belong together, and which are an ablation."""
+"""A result file of many runs as lines of figures and tables: which rows belong together, and which are an ablation."""
 
+import importlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,24 +15,34 @@ from dream_env import cli
 from dream_env.errors import ConfigError
 from dream_env.measuring import curves, results
 from dream_env.measuring.statistics import interval_over_runs, iqm
-from dream_env.measuring.study import Study, score
+from dream_env.measuring.study import Study, changed_reward, labelled, names, score
+from dream_env.measuring.tables import number, rows_table
 from dream_env.showing.study_report import correlations, study_report
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SLIPS, A3C = "dream/pong/slips-v1", "pong/baby-a3c-v0"
 
-def trained(name, level, *, seed=0, demos=15, horizon=15, environment="ALE/Pong-v5", **options):
+
+def trained(name, level, *, seed=0, demos=15, horizon=15, environment="ALE/Pong-v5", dataset=SLIPS, **options):
     """A row of twenty games around a level."""
     games = np.random.default_rng(seed).normal(level, 1.0, 20)
-    told = {key: value for key, value in options.items() if key not in ("method", "learner", "warm_start")}
+    columns = {key: options.pop(key, default) for key, default in COLUMNS.items()}
     return row(
-        experiment=f"paper/{name}", environment=environment, method=options.get("method", "ditto"),
-        learner=options.get("learner", "ditto"), warm_start=options.get("warm_start", ""), seed=seed, n_expert=demos,
-        horizon=horizon, deterministic=False, episodes=20, returns=tuple(map(float, games)),
-        return_mean=float(games.mean()), options=json.dumps(told) if told else "",
+        experiment=f"paper/{name}", environment=environment, dataset=dataset, seed=seed, n_expert=demos, horizon=horizon,
+        deterministic=False, episodes=20, returns=tuple(map(float, games)), return_mean=float(games.mean()),
+        options=json.dumps(options) if options else "", **columns,
     )  # fmt: skip
 
 
-def level(method, value, environment="ALE/Pong-v5"):
-    return row(method=method, learner="", warm_start="", environment=environment, return_mean=value, n_expert=0)
+COLUMNS = {"method": "ditto", "learner": "ditto", "warm_start": ""}
+
+
+def level(method, value, environment="ALE/Pong-v5", dataset=SLIPS):
+    """A row whose mean is not its IQM."""
+    return row(
+        method=method, learner="", warm_start="", environment=environment, dataset=dataset, n_expert=0,
+        return_mean=value, return_iqm=value + 0.5, returns=(value - 1.0, value + 1.0),
+    )  # fmt: skip
 
 
 ROWS = [
@@ -45,7 +57,10 @@ ROWS = [
     trained("bc", 5.0, method="bc", learner=""),
     trained("bc", 4.0, method="bc", learner="", environment="BipedalWalker-v3"),
     *(trained(f"horizon-{h}", 12.0 - h / 5, horizon=h) for h in (5, 30)),
-    *(trained(f"{m}-{s}", 3.0, seed=7, metric=m, space=s) for m, s in (("l2", "h"), ("dot", "z"), ("l2", "z"))),
+    *(
+        trained(f"{m}-{s}", 3.0, seed=7, **{"ditto.metric": m, "ditto.space": s})
+        for m, s in (("l2", "h"), ("dot", "z"), ("l2", "z"))
+    ),
 ]
 
 
@@ -62,7 +77,7 @@ def test_a_line_has_a_run_for_each_training_seed(path):
         4.0: [0, 1, 2], 15.0: [0, 1, 2]
     }  # fmt: skip
     assert set(Study.read(path).by_demos("BipedalWalker-v3")) == {"bc"}
-    assert Study.read(path).levels["ALE/Pong-v5"] == {"random": -20.0, "expert": 18.0}
+    assert Study.read(path).levels("ALE/Pong-v5") == {"expert": 18.5, "random": -19.5}
 
 
 def test_the_score_is_the_iqm_over_all_seeds_with_an_interval_over_seeds(path):
@@ -110,6 +125,169 @@ def test_trainings_of_one_name_with_different_options_are_no_line(path):
     results.append(path, [trained("ditto", 0.0, seed=0, learning_rate=0.001)])
     lines = Study.read(path).by_demos("ALE/Pong-v5")
     assert set(lines) == {"ditto (defaults)", "ditto (learning_rate=0.001)", "anchor", "bc"}
+
+
+def study_of(tmp_path, *rows):
+    results.write(tmp_path / "some.csv", rows)
+    return Study.read(tmp_path / "some.csv")
+
+
+def seeds_of(lines):
+    return {name: {x: [row.seed for row in rows] for x, rows in line.items()} for name, line in lines.items()}
+
+
+def test_a_learner_s_option_is_not_the_reward_s_of_the_same_name(tmp_path):
+    gail = {"method": "gail", "learner": "ditto"}
+    reward, learner = {"gail.learning_rate": 1e-4}, {"learning_rate": 1e-4}
+    study = study_of(
+        tmp_path, trained("gail", 1.0, **gail), trained("slower", 2.0, **gail, **learner),
+        trained("judge", 3.0, **gail, **reward), trained("both", 4.0, **gail, **learner, **reward),
+    )  # fmt: skip
+    assert set(study.by_demos("ALE/Pong-v5")) == {"gail", "slower"}
+    found = study.rewards("ALE/Pong-v5")
+    assert {name: [dict(options) for options in groups] for name, groups in found.items()} == {
+        "gail, 15 episodes": [{"learning_rate": 3e-4}, {"learning_rate": 1e-4}],
+        "slower, 15 episodes": [{"learning_rate": 3e-4}, {"learning_rate": 1e-4}],
+    }
+    assert changed_reward(trained("judge", 3.0, **gail, **reward)) == (("learning_rate", 1e-4),)
+    assert changed_reward(trained("bc", 3.0, method="bc", learner="", **{"bc.rate": 1})) == ()  # follows no reward
+
+
+def test_a_reward_that_is_not_installed_has_options_too(tmp_path):
+    other = {"method": "stranger", "learner": "ppo"}
+    rows = [trained("stranger", 1.0, **other), trained("wide", 2.0, **other, **{"stranger.width": [1, 2]})]
+    study = study_of(tmp_path, *rows)
+    assert set(study.by_demos("ALE/Pong-v5")) == {"stranger"}
+    assert [dict(of) for of in study.rewards("ALE/Pong-v5")["stranger, 15 episodes"]] == [
+        {"width": None}, {"width": (1, 2)}
+    ]  # fmt: skip
+
+
+def test_what_all_rewards_of_a_file_changed_is_usual_there(tmp_path):
+    rate = {"ditto.space": "z"}
+    rows = [trained("ditto", 1.0, **rate), *(trained(m, 2.0, **rate, **{"ditto.metric": m}) for m in ("l2", "cosine"))]
+    assert set(study_of(tmp_path, *rows).by_demos("ALE/Pong-v5")) == {"ditto"}
+    assert set(study_of(tmp_path, *rows[1:]).by_demos("ALE/Pong-v5")) == {"l2", "cosine"}  # each in its own way
+
+
+def test_horizons_have_as_many_dreams_as_make_an_update_but_nothing_else_differs(tmp_path):
+    four, dreams = {"steps": 4_000_000}, (lambda horizon: {"num_envs": 1920 // horizon})
+    study = study_of(
+        tmp_path,
+        *(trained("ditto", seed, seed=seed, **four, **dreams(15)) for seed in (0, 1)),
+        *(trained(f"horizon-{h}", h, seed=h, horizon=h, **four, **dreams(h)) for h in (5, 30, 50)),
+        trained("ditto-long", 6.0, seed=6, steps=12_000_000, **dreams(15)),
+        trained("ditto-long-30", 6.0, seed=8, horizon=30, steps=12_000_000, **dreams(30)),
+        trained("ditto-model-0", 7.0, seed=7, **four, **dreams(15), **{"fit.seed": 0}),
+    )
+    assert seeds_of(study.by_horizon("ALE/Pong-v5")) == {
+        "ditto, 15 episodes": {5.0: [5], 15.0: [0, 1], 30.0: [30], 50.0: [50]},
+        "ditto-long, 15 episodes": {15.0: [6], 30.0: [8]},
+    }
+    assert set(study.by_demos("ALE/Pong-v5")) == {"ditto", "ditto-long", "ditto-model-0"}
+
+
+def test_two_numbers_of_dreams_at_one_horizon_are_two_lines_of_horizons(tmp_path):
+    def rows(*pairs):
+        return [trained("a", n, horizon=h, num_envs=n, seed=n) for h, n in pairs]
+
+    by_steps = study_of(tmp_path, *rows((15, 128), (15, 512), (30, 64), (50, 38)))
+    assert seeds_of(by_steps.by_horizon("ALE/Pong-v5")) == {
+        "a (num_envs=128), 15 episodes": {15.0: [128], 30.0: [64], 50.0: [38]}
+    }
+    by_dreams = study_of(tmp_path, *rows((15, 128), (15, 512), (30, 128), (30, 512)))
+    assert seeds_of(by_dreams.by_horizon("ALE/Pong-v5")) == {
+        f"a (num_envs={n}), 15 episodes": {15.0: [n], 30.0: [n]} for n in (128, 512)
+    }
+    close = study_of(tmp_path, *rows((15, 128), (15, 140), (30, 64)))
+    assert close.by_horizon("ALE/Pong-v5") == {}  # whose line the third is nobody can say
+
+
+def test_an_ablation_stays_one_where_the_usual_variant_was_not_run(tmp_path):
+    study = study_of(
+        tmp_path, trained("ditto", 1.0, num_envs=128), trained("l2-h", 2.0, demos=4, **{"ditto.metric": "l2"}),
+        trained("horizon-5", 3.0, demos=4, horizon=5, num_envs=384), trained("bc", 4.0, demos=4, method="bc", learner=""),
+        trained("l2-h-30", 5.0, horizon=30, num_envs=64, **{"ditto.metric": "l2"}),
+    )  # fmt: skip
+    assert {name: list(line) for name, line in study.by_demos("ALE/Pong-v5").items()} == {"ditto": [15.0], "bc": [4.0]}
+
+
+def test_equal_returns_are_one_training_only_if_all_that_was_told_is_equal(tmp_path):
+    lost = {"returns": (-21.0,) * 20, "return_mean": -21.0}
+    same = [replace(trained(name, 0.0, steps=4), **lost) for name in ("ditto", "dot-h")]
+    others = [
+        replace(trained("more", 0.0, steps=12), **lost), replace(trained("model", 0.0, steps=4, **{"fit.seed": 1}), **lost),
+        replace(trained("fewer", 0.0, steps=4, num_envs=64), **lost), replace(trained("ditto", 0.0, seed=1, steps=4), **lost),
+        replace(trained("ditto", 0.0, steps=4, demos=4), **lost),
+    ]  # fmt: skip
+    kept = study_of(tmp_path, *same, *others).trained
+    assert [row.experiment for row in kept] == [
+        f"paper/{n}" for n in ("ditto", "more", "model", "fewer", "ditto", "ditto")
+    ]
+
+
+def test_how_many_of_the_last_policies_played_is_no_other_training(tmp_path):
+    results.write(tmp_path / "some.csv", [trained("ditto", 1.0, tail=5), trained("ditto", 2.0, tail=10)])
+    (kept,) = Study.read(tmp_path / "some.csv", tail=True).trained
+    assert kept.tail == 10
+
+
+def test_each_data_set_has_its_expert(tmp_path):
+    study = study_of(
+        tmp_path, level("random", -20.0), level("expert", 18.0), level("expert", 14.0, dataset=A3C),
+        level("random", -19.0, dataset=A3C), trained("bc", 1.0, method="bc", learner=""),
+        trained("bc", 2.0, method="bc", learner="", dataset=A3C),
+    )  # fmt: skip
+    assert study.levels("ALE/Pong-v5") == {f"expert ({SLIPS})": 18.5, f"expert ({A3C})": 14.5, "random": -18.5}
+    assert study.levels("ALE/Pong-v5", "return_mean", dataset=SLIPS) == {"expert": 18.0, "random": -20.0}
+    assert study.levels("ALE/Pong-v5", "return_mean", dataset="another-v0") == {"random": -19.0}
+    assert study.levels("ALE/Breakout-v5") == {}
+    assert set(study.by_demos("ALE/Pong-v5")) == {f"bc (dataset={SLIPS})", f"bc (dataset={A3C})"}
+
+
+def test_a_table_keeps_data_sets_apart():
+    rows = [
+        level("random", -20.0), level("random", -20.0, dataset=A3C), level("expert", 18.0),
+        level("expert", 14.0, dataset=A3C), level("expert", 18.0),
+        trained("bc", 1.0, method="bc", learner=""), trained("bc", 2.0, method="bc", learner="", dataset=A3C),
+    ]  # fmt: skip
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows_table(rows).splitlines()]
+    assert lines[0][:4] == ["environment", "dataset", "policy", "actions"]
+    assert [(line[1], line[2], line[7]) for line in lines[2:]] == [
+        ("", "random", "−20.0"), (SLIPS, "expert", "18.0"), (A3C, "expert", "14.0"),
+        (SLIPS, "bc", number(rows[-2].return_mean)), (A3C, "bc", number(rows[-1].return_mean)),
+    ]  # fmt: skip
+    assert "dataset" not in rows_table(rows[2:3])
+
+
+def test_different_trainings_of_one_name_are_told_apart_in_tables_as_in_figures(path):
+    results.append(path, [trained("ditto", 0.0, num_envs=64), trained("ditto", 0.0, environment="BipedalWalker-v3")])
+    study = Study.read(path)
+    legend = set(study.by_demos("ALE/Pong-v5"))
+    assert legend == {"ditto (defaults)", "ditto (num_envs=64)", "anchor", "bc"}
+    text = rows_table(labelled(results.read(path)))
+    for name in legend:
+        assert f"| ALE/Pong-v5 | {name} | sampled | 15 |" in text
+    assert "| ALE/Pong-v5 | ditto (defaults), last 10 | sampled |" in text  # how it played comes after
+    assert "| BipedalWalker-v3 | ditto | sampled |" in text  # the only one there
+    assert text in study_report(path).read_text()
+
+
+def test_a_row_without_a_grid_s_name_is_called_after_its_policy_once():
+    rows = [row(options=json.dumps(options)) for options in ({}, {"select": "latent_distance"}, {"tail": 10})]
+    assert set(names(rows).values()) == {"ditto + ppo from bc"}
+    text = rows_table(labelled(rows))
+    for name in ("ditto + ppo from bc", "ditto + ppo from bc by latent_distance", "ditto + ppo from bc, last 10"):
+        assert f"| ALE/Pong-v5 | {name} |" in text
+
+
+def test_the_readme_s_tables_of_grids_have_the_same_names(path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmark")
+    readme_tables = importlib.import_module("readme_tables")
+    results.append(path, [trained("ditto", 0.0, num_envs=64)])
+    monkeypatch.setattr(readme_tables, "RESULTS", path.parent)
+    assert readme_tables.grid_table("paper") == rows_table(labelled(results.read(path)))
 
 
 def test_correlations_are_spearman_s_over_all_policies():

@@ -9,7 +9,7 @@ from small_datasets import record_squares, tiny_fit
 from dream_env.checkpoint import Store, read_tensors
 from dream_env.learning.tail import Tail, tail
 from dream_env.plugin import load_learner
-from dream_env.run_folder import MetricsLog
+from dream_env.run_folder import MetricsLog, read_metrics
 from dream_env.stages import ImitateStage, fit_stage, imitate_stage
 
 
@@ -54,6 +54,15 @@ def test_the_newest_are_kept_and_those_to_be_made_again_dropped(tmp_path):
     assert list(tail(tmp_path)) == [30, 40, 50]
     Tail(tmp_path / "none", 0).add(10, weights)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("learner", ["dbc", "bc"])
+def test_a_clone_is_kept_after_each_of_its_last_gradient_steps(root, tmp_path, learner):
+    stage = ImitateStage(root / "wm", tmp_path / "agent", steps=200, num_envs=4, horizon=5, snapshots=1, tail=3)
+    imitate_stage(stage, "ditto", load_learner(learner, batch=10, log_every=7, net_arch=(8,)), progress=False)
+    assert list(tail(tmp_path / "agent")) == [180, 190, 200]
+    rows = read_metrics(tmp_path / "agent" / "metrics.csv")
+    assert [row["steps"] for row in rows] == [70, *range(110, 201, 10)]
 
 
 def test_the_policies_after_the_last_updates_are_kept(root, tmp_path):

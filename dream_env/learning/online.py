@@ -34,7 +34,7 @@ class RealWorld:
     replay: Replay
     """Keeps them on disk."""
     steps: int
-    """How many real steps may be made; steps of episodes that were dropped count."""
+    """Real steps to make, those of dropped episodes too; at least so many are made: the last round is played to its end."""
 
 
 class Rounds:
@@ -106,7 +106,7 @@ class OnlineLearner(Learner):
         progress: Progress = ignore,
         store: Store | None = None,
     ) -> Policy:
-        """Learn with ``real.steps`` real steps.
+        """Learn with ``real.steps`` real steps, or what more the last round brings.
 
         The dream's world model may be trained on, in place; whoever calls this keeps the changed one. ``progress`` counts
         real steps as ``"steps"``. With a ``store`` the whole training state is saved there now and then, at the end of an

@@ -1,8 +1,11 @@
-"""The last policies of a training, one after each of the last updates: what DITTO's evaluation protocol averages over.
+"""The last policies of a training, one after each of its last reports: what DITTO's evaluation protocol averages over.
 
 The paper reports "the mean over 10 consecutive gradient steps", of 20 episodes each: from one update to the next a policy's
 real return moves by more than its trend, and a single one may be a lucky one. ``imitate --tail 10`` keeps these policies in
 the agent's folder, ``evaluate --tail-episodes 20`` plays them all and makes one row of it.
+
+``ditto``, ``bc`` and ``dbc`` report after each of their last ten gradient steps (``--report-last``). SB3's learners report once
+a rollout, which is several epochs of gradient steps: their ten last policies lie further apart.
 """
 
 from collections.abc import Mapping

@@ -2,13 +2,15 @@
 
 Nothing here knows an algorithm by name. A line is called what the rows' ``experiment`` says after its last ``/`` (a grid's
 name for its method), and rows that differ in nothing but the dreams' horizon, or in nothing but options of the reward, are
-ablations: of these only the usual one is a line of the main comparison.
+ablations: of these only the usual one is a line of the main comparison. Which options are the reward's their keys tell:
+they have its name before them, as ``ditto.metric``.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from dream_env.errors import ConfigError, PluginError
 from dream_env.measuring import results
 from dream_env.measuring.results import Row
 from dream_env.measuring.statistics import interval_over_runs, iqm
-from dream_env.measuring.tables import policy_name
+from dream_env.measuring.tables import training_name
 from dream_env.plugin import find
 
 Options = tuple[tuple[str, Any], ...]
@@ -26,6 +28,14 @@ Lines = dict[str, dict[float, list[Row]]]
 """Line → x → a row for each training seed."""
 
 USUAL_HORIZON = 15
+_ALONG_HORIZONS = ("horizon", "num_envs")
+"""What varies in a family of horizons. The dreams side by side do too: a grid has fewer of longer ones, so that an update
+is of about as many steps."""
+_FREE = (*_ALONG_HORIZONS, "n_expert")
+"""What does not matter to the question which horizon, and which reward, is the usual one: an ablation stays one at a number
+of expert episodes for which there is no row of the usual variant."""
+_COLUMNS = ("environment", "dataset", "method", "learner", "warm_start", "preset", "horizon", "n_expert")
+"""Columns that say, with ``options``, what a policy was trained on and how; all but its seed."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,10 @@ class Study:
 
     trained: tuple[Row, ...]
     """Trained policies, each training once; ablations too."""
-    levels: Mapping[str, Mapping[str, float]]
-    """Environment → mean return of ``random`` actions and of the recorded ``expert``."""
+    untrained: tuple[Row, ...]
+    """Random actions and recorded experts."""
+    named: Mapping[Row, str]
+    """What figures and tables call each row of ``trained``; see ``names``."""
 
     @classmethod
     def read(cls, path: Path, *, deterministic: bool = False, tail: bool = False) -> "Study":
@@ -85,135 +97,172 @@ class Study:
                     else "; `dream-env evaluate --results` adds them"
                 )
             )
-        levels: dict[str, dict[str, float]] = {}
-        for row in rows:
-            if not row.trained:
-                levels.setdefault(row.environment, {})[row.method] = row.return_mean
-        return cls(tuple(_once(wanted)), levels)
+        trained, named = tuple(_once(wanted)), names(row for row in rows if row.trained)
+        return cls(trained, tuple(row for row in rows if not row.trained), {row: named[row] for row in trained})
 
     @property
     def environments(self) -> list[str]:
         """In the order of the file."""
         return list(dict.fromkeys(row.environment for row in self.trained))
 
+    def levels(self, environment: str, column: str = "return_iqm", *, dataset: str = "") -> dict[str, float]:
+        """What trained policies are compared with: the return of ``random`` actions and of the ``expert``.
+
+        Args:
+            environment: of the games.
+            column: of the rows, as return_mean.
+            dataset: that whose expert is meant; all of the file unless given, called ``expert (DATASET)`` if several.
+        """
+        rows = [row for row in self.untrained if row.environment == environment]
+        experts = {row.dataset: row for row in rows if row.method == "expert" and dataset in ("", row.dataset)}
+        found = {
+            f"expert ({name})" if len(experts) > 1 else "expert": float(getattr(row, column))
+            for name, row in experts.items()
+        }
+        random = [row for row in rows if row.method == "random"]  # they play the same whatever was recorded
+        for row in ([row for row in random if row.dataset == dataset] or random)[-1:]:
+            found["random"] = float(getattr(row, column))
+        return found
+
     def main(self) -> list[Row]:
         """The rows of the main comparison: all that are no ablation, and of an ablation the usual one."""
-        usual_horizon = {key: _usual_horizon(rows) for key, rows in _families(self.trained, _but_horizon).items()}
-        usual_reward = {key: _usual_reward(rows) for key, rows in _families(self.trained, _but_reward).items()}
+        horizons = {key: _usual_horizon(rows) for key, rows in _families(self.trained, _any_horizon).items()}
+        rewards = {key: _usual_reward(rows) for key, rows in _families(self.trained, _any_reward).items()}
         return [
             row
             for row in self.trained
-            if row.horizon == usual_horizon[_but_horizon(row)]
-            and usual_reward[_but_reward(row)] in (None, changed_reward(row))
+            if row.horizon == horizons[_any_horizon(row)] and rewards[_any_reward(row)] in (None, changed_reward(row))
         ]
 
     def by_demos(self, environment: str) -> Lines:
         """The main comparison: x is the number of expert episodes."""
         rows = [row for row in self.main() if row.environment == environment]
-        return _lines(rows, names(rows), lambda row: float(row.n_expert))
+        return _lines(rows, self.named, lambda row: float(row.n_expert))
 
     def by_horizon(self, environment: str) -> Lines:
-        """Trainings that differ in the horizon of their dreams alone; x is that."""
-        main = {_but_horizon(row): name_of(row) for row in self.main()}
+        """Trainings that differ in the horizon of their dreams alone, and in how many there are; x is the horizon."""
+        families = [
+            part
+            for rows in self._families(environment, _but_horizon)
+            for part in _one_amount(rows)
+            if len({row.horizon for row in part}) > 1
+        ]
         found: Lines = {}
-        for key, rows in _families(
-            [row for row in self.trained if row.environment == environment], _but_horizon
-        ).items():
-            if len({row.horizon for row in rows}) > 1:
-                name = f"{main.get(key, name_of(rows[0]))}, {rows[0].n_expert} episodes"
-                found |= _lines(rows, dict.fromkeys(rows, name), lambda row: float(row.horizon))
+        for name, rows in self._called(environment, families):
+            found |= _lines(rows, dict.fromkeys(rows, name), lambda row: float(row.horizon))
         return found
 
     def rewards(self, environment: str) -> dict[str, dict[Options, list[Row]]]:
         """Trainings that differ in options of the reward alone: line → those options that differ → rows."""
-        main = {_but_reward(row): name_of(row) for row in self.main()}
+        families = [rows for rows in self._families(environment, _but_reward) if _differing(map(_reward_options, rows))]
         found = {}
-        for key, rows in _families(
-            [row for row in self.trained if row.environment == environment], _but_reward
-        ).items():
+        for name, rows in self._called(environment, families):
             options = {row: _reward_options(row) for row in rows}
-            differing = [
-                name for name in _names(options.values()) if len({_frozen(of[name]) for of in options.values()}) > 1
-            ]
-            if differing:
-                groups: dict[Options, list[Row]] = {}
-                for row, of in options.items():
-                    groups.setdefault(tuple((name, of[name]) for name in differing), []).append(row)
-                found[f"{main.get(key, name_of(rows[0]))}, {rows[0].n_expert} episodes"] = groups
+            differing = _differing(options.values())
+            groups: dict[Options, list[Row]] = {}
+            for row, of in options.items():
+                groups.setdefault(tuple((key, _frozen(of.get(key))) for key in differing), []).append(row)
+            found[name] = groups
         return found
+
+    def _families(self, environment: str, key: Callable[[Row], Hashable]) -> list[list[Row]]:
+        return list(_families([row for row in self.trained if row.environment == environment], key).values())
+
+    def _called(self, environment: str, families: Sequence[list[Row]]) -> list[tuple[str, list[Row]]]:
+        """Families with a name each: that of their row in the main comparison, if there is one."""
+        main = [row for row in self.main() if row.environment == environment]
+        first = [min(rows, key=lambda row: (row not in main, row.horizon != USUAL_HORIZON)) for rows in families]
+        named = names([*main, *first])
+        return [(f"{named[row]}, {row.n_expert} episodes", rows) for row, rows in zip(first, families, strict=True)]
 
 
 def name_of(row: Row) -> str:
     """What a study calls the way a row's policy was trained: ``b`` of the experiment ``a/b``, else the policy's name."""
-    return row.experiment.rpartition("/")[2] if "/" in row.experiment else policy_name(row)
+    return row.experiment.rpartition("/")[2] if "/" in row.experiment else training_name(row)
 
 
 def names(rows: Iterable[Row]) -> dict[Row, str]:
-    """A name for each row; rows of one name that were trained with different options get those in it that differ."""
+    """A name for each row.
+
+    Rows of one name and environment that were trained in different ways get in it what differs, in brackets.
+    """
     found = {row: name_of(row) for row in rows}
-    for name in dict.fromkeys(found.values()):
-        same = [row for row in found if found[row] == name]
-        options = {row: _trained_with(row) for row in same}
-        differing = [
-            key for key in _names(options.values()) if len({_frozen(of.get(key)) for of in options.values()}) > 1
-        ]
+    for (_, name), same in _families(found, lambda row: (row.environment, name_of(row))).items():
+        told = {row: _told(row) for row in same}
+        differing = [key for key in _differing(told.values()) if key != "n_expert"]
         for row in same if differing else ():
-            said = [f"{key}={options[row][key]}" for key in differing if options[row].get(key) not in (None, "")]
+            said = [f"{key}={told[row][key]}" for key in differing if key in told[row]]
             found[row] = f"{name} ({', '.join(said) or 'defaults'})"
     return found
+
+
+def labelled(rows: Iterable[Row]) -> list[Row]:
+    """Rows as a study's tables show them: the method of a trained one is its name of ``names``, as in the figures."""
+    rows = list(rows)
+    named = names(row for row in rows if row.trained)
+    return [replace(row, method=named[row], learner="", warm_start="") if row.trained else row for row in rows]
 
 
 # ------------------------------------------------------------------------------------------------------------- families
 
 
 def changed_reward(row: Row) -> Options:
-    """The options of the reward that were not left at their defaults."""
-    own = _reward_defaults(row)
-    return tuple(sorted((name, _frozen(value)) for name, value in _options(row).items() if name in own))
+    """The options of the reward that were not left at their defaults, without its name before them."""
+    own = {key: value for key, value in _options(row).items() if _of_reward(row, key)}
+    return tuple(sorted((key.removeprefix(f"{row.method}."), _frozen(value)) for key, value in own.items()))
 
 
 def _options(row: Row) -> dict[str, Any]:
-    return dict(json.loads(row.options)) if row.options else {}
+    """But for those that say which of a training's policies played."""
+    told = dict(json.loads(row.options)) if row.options else {}
+    return {key: value for key, value in told.items() if key not in ("select", "tail")}
 
 
-def _reward_defaults(row: Row) -> dict[str, Any]:
-    """The options that the row's reward has, with their defaults; none if it followed no reward that is installed here."""
-    try:
-        reward = find("rewards", row.method) if row.learner else None
-    except PluginError:
-        return {}
-    return {field.name: field.default for field in fields(reward)} if is_dataclass(reward) else {}
+def _of_reward(row: Row, key: str) -> bool:
+    # Where no learner is named the method is one itself, and followed no reward.
+    return bool(row.learner) and key.startswith(f"{row.method}.")
 
 
 def _reward_options(row: Row) -> dict[str, Any]:
-    own = {name: value for name, value in _reward_defaults(row).items() if value is not MISSING}
-    return own | {name: value for name, value in _options(row).items() if name in own}
+    """All that are known: of a reward that is not installed here only the changed ones."""
+    try:
+        reward = find("rewards", row.method) if row.learner else None
+    except PluginError:
+        reward = None
+    own: dict[str, Any] = {}
+    for field in fields(reward) if reward is not None and is_dataclass(reward) else ():
+        if field.default is not MISSING:
+            own[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            own[field.name] = field.default_factory()
+    return own | dict(changed_reward(row))
 
 
-def _trained_with(row: Row) -> dict[str, Any]:
-    told = {name: getattr(row, name) for name in ("dataset", "learner", "warm_start", "preset", "horizon")}
-    return {**told, **{name: value for name, value in _options(row).items() if name not in ("select", "tail")}}
+def _told(row: Row) -> dict[str, Any]:
+    return {name: value for name in _COLUMNS if (value := getattr(row, name)) != ""} | _options(row)
 
 
-def _but_horizon(row: Row) -> tuple[Any, ...]:
-    return (
-        row.environment,
-        row.dataset,
-        row.method,
-        row.learner,
-        row.warm_start,
-        row.options,
-        row.preset,
-        row.n_expert,
-    )
+def _config(row: Row, *, but: Sequence[str] = (), reward: bool = True) -> Hashable:
+    """All that was told of a training, but its seed; equal for rows of one line at one x."""
+    told = {key: value for key, value in _told(row).items() if key not in but and (reward or not _of_reward(row, key))}
+    config: Hashable = _frozen(told)
+    return config
 
 
-def _but_reward(row: Row) -> tuple[Any, ...]:
-    own = _reward_defaults(row)
-    rest = tuple(sorted((name, _frozen(value)) for name, value in _options(row).items() if name not in own))
-    return (
-        row.environment, row.dataset, row.method, row.learner, row.warm_start, rest, row.preset, row.n_expert, row.horizon,
-    )  # fmt: skip
+def _but_horizon(row: Row) -> Hashable:
+    return _config(row, but=_ALONG_HORIZONS)
+
+
+def _but_reward(row: Row) -> Hashable:
+    return _config(row, reward=False)
+
+
+def _any_horizon(row: Row) -> Hashable:
+    return _config(row, but=_FREE)
+
+
+def _any_reward(row: Row) -> Hashable:
+    return _config(row, but=_FREE, reward=False)
 
 
 def _usual_horizon(rows: Sequence[Row]) -> int:
@@ -222,8 +271,37 @@ def _usual_horizon(rows: Sequence[Row]) -> int:
 
 
 def _usual_reward(rows: Sequence[Row]) -> Options | None:
-    """Nothing changed, if there is such a row; None if all of them are usual in their own way."""
-    return () if any(not changed_reward(row) for row in rows) else None
+    """What all of them changed, if there is a row that changed no more; None if all are usual in their own way."""
+    changed = [changed_reward(row) for row in rows]
+    shared = tuple(option for option in changed[0] if all(option in other for other in changed))
+    return shared if shared in changed else None
+
+
+def _one_amount(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of a family of horizons in parts of one number of dreams at each horizon.
+
+    Nothing is divided where that is so already. Else rows of about as many steps in an update belong together, or, if that
+    does not do it or makes fewer lines, rows of as many dreams.
+    """
+    rows = sorted(rows, key=lambda row: row.horizon * _dreams(row))
+    if _unambiguous(rows):
+        return [rows]
+    by_dreams = list(_families(rows, _dreams).values())
+    by_steps = [rows[:1]]
+    for before, row in pairwise(rows):
+        if row.horizon * _dreams(row) > 1.25 * before.horizon * _dreams(before):
+            by_steps.append([])
+        by_steps[-1].append(row)
+    ways = [by_steps, by_dreams] if all(map(_unambiguous, by_steps)) else [by_dreams]
+    return max(ways, key=lambda parts: sum(len({row.horizon for row in part}) > 1 for part in parts))
+
+
+def _unambiguous(rows: Sequence[Row]) -> bool:
+    return len({row.horizon for row in rows}) == len({(row.horizon, _dreams(row)) for row in rows})
+
+
+def _dreams(row: Row) -> int:
+    return int(_options(row).get("num_envs", 0))
 
 
 def _families(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> dict[Any, list[Row]]:
@@ -242,20 +320,28 @@ def _lines(rows: Iterable[Row], named: Mapping[Row, str], x: Callable[[Row], flo
 
 def _once(rows: Iterable[Row]) -> list[Row]:
     """Each training once: of two evaluations of it the later, of one that stands under two names the first."""
-    latest = {(_but_horizon(row), row.horizon, name_of(row), row.seed): row for row in rows}
+    # Equal returns alone prove nothing: two trainings that lose every game have them. With all options equal, and the
+    # seed, they are one training, which a grid that names it twice (dot-h is ditto) need not have repeated.
+    latest = {(_config(row), name_of(row), row.seed): row for row in rows}
     seen: set[Any] = set()
     kept = []
-    for (config, horizon, _, seed), row in latest.items():
-        same = (config, horizon, seed, row.returns)
+    for (config, _, seed), row in latest.items():
+        same = (config, seed, row.returns)
         if not row.returns or same not in seen:
             kept.append(row)
         seen.add(same)
     return kept
 
 
-def _names(options: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for of in options for name in of))
+def _differing(told: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys that do not have one value, or are not, in all of them."""
+    told = list(told)
+    keys = dict.fromkeys(key for of in told for key in of)
+    return [key for key in keys if len({_frozen(of.get(key, MISSING)) for of in told}) > 1]
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    """Something equal that can be a key, as tuples for lists."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((key, _frozen(of)) for key, of in value.items()))
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

@@ -33,9 +33,13 @@ def success_columns(rows: Iterable[Row]) -> tuple[str, ...]:
 def policy_name(row: Row) -> str:
     """What acted, as ``ditto + ppo from bc``; chosen among the policies kept on the way, with `` by latent_distance``; the
     policies after the last updates, with ``, last 10``."""
+    return training_name(row) + (f" by {row.select}" if row.select else "") + (f", last {row.tail}" if row.tail else "")
+
+
+def training_name(row: Row) -> str:
+    """How it was trained, whichever of its policies played: ``ditto + ppo from bc``."""
     name = f"{row.method} + {row.learner}" if row.learner else row.method
-    name += f" from {row.warm_start}" if row.warm_start not in ("", "none") else ""
-    return name + (f" by {row.select}" if row.select else "") + (f", last {row.tail}" if row.tail else "")
+    return name + (f" from {row.warm_start}" if row.warm_start not in ("", "none") else "")
 
 
 def actions_name(row: Row) -> str:
@@ -89,10 +93,14 @@ def results_table(paths: Iterable[str | Path]) -> str:
 
 
 def rows_table(rows: Iterable[Row]) -> str:
-    """The same of rows that are at hand."""
+    """The same of rows that are at hand; with a column for the data set where an environment has recordings of several."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
+    datasets: dict[str, set[str]] = {}
     for row in rows:
         key: tuple[Any, ...] = (row.environment, row.method, row.deterministic)
+        if row.method != "random":  # who plays the same whatever was recorded
+            key += (row.dataset,)
+            datasets.setdefault(row.environment, set()).add(row.dataset)
         if row.trained:
             key += (row.learner, row.warm_start, row.options, row.preset, row.n_expert, row.horizon)
         same = groups.setdefault(key, [])
@@ -100,11 +108,12 @@ def rows_table(rows: Iterable[Row]) -> str:
             same.append(row)
     order = {"random": 0, "expert": 1}
     successes = success_columns(row for rows in groups.values() for row in rows)
-    lines = [_group_line(rows, successes) for rows in sorted(
+    several = ("dataset",) if any(len(of) > 1 for of in datasets.values()) else ()
+    lines = [_group_line(rows, several, successes) for rows in sorted(
         groups.values(), key=lambda rows: (rows[0].environment, order.get(rows[0].method, 2))
     )]  # fmt: skip
-    head = ("environment", *HEAD[:2], "demos", "seeds", *HEAD[2:], *successes, "minutes")
-    return markdown(head, lines, text_columns=3)
+    head = ("environment", *several, *HEAD[:2], "demos", "seeds", *HEAD[2:], *successes, "minutes")
+    return markdown(head, lines, text_columns=3 + len(several))
 
 
 def same_games(row: Row, other: Row) -> bool:
@@ -114,14 +123,14 @@ def same_games(row: Row, other: Row) -> bool:
     return row.returns == other.returns and (same_run and bool(row.returns) if row.trained else True)
 
 
-def _group_line(rows: Sequence[Row], successes: tuple[str, ...]) -> tuple[str, ...]:
+def _group_line(rows: Sequence[Row], datasets: tuple[str, ...], successes: tuple[str, ...]) -> tuple[str, ...]:
     first = rows[0]
     runs = [np.asarray(row.returns or (row.return_iqm,), dtype=np.float64) for row in rows]
     low, high = interval_over_runs(runs)
     minutes = np.mean([row.wall_minutes for row in rows])
     return (
-        first.environment, policy_name(first), actions_name(first), str(first.n_expert or "") if first.trained else "",
-        str(len(rows)) if first.trained else "",
+        first.environment, *(first.dataset if first.method != "random" else "" for _ in datasets), policy_name(first),
+        actions_name(first), str(first.n_expert or "") if first.trained else "", str(len(rows)) if first.trained else "",
         str(sum(row.episodes for row in rows)), number(float(np.mean([row.return_mean for row in rows]))),
         number(float(iqm(np.concatenate(runs)))), interval(low, high),
         number(float(np.mean([row.normalized for row in rows])), 2),

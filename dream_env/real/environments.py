@@ -119,6 +119,9 @@ def make_environment(
             default.
         rendering: of robots' pictures (kitchen, Adroit): ``"fast"``, their default, or ``"default"``; see ``robots``.
 
+    DITTO's Atari frames came out of SB3's ``AtariWrapper``, which besides presses FIRE after a reset and, in training, ends an
+    episode with a life. Here neither is done: the player serves the ball himself, and returns are of whole games.
+
     Returns:
         Atari: (size, size, 1 or 3) uint8, each step ``FRAME_SKIP`` frames with the last two max-pooled.
         BipedalWalker, Adroit: a Dict of ``state`` and ``pixels`` (size, size, 3).

@@ -35,7 +35,7 @@ class Act:
     """The order to make a step."""
 
     action: np.ndarray
-    """As the actor gave it; it is brought to the type of the environment's own actions."""
+    """As the actor gave it; it is brought to the type of the environment's own actions, and must be one of them."""
 
 
 Order = Reset | Act
@@ -64,6 +64,10 @@ class CannotMake(Exception):
     """The environment could not be made; the text says why. Raised in whichever process plays."""
 
 
+_ROUNDING = 1.2e-7
+"""How far outside a bound, as a share of it, an action may lie: one rounding of float32. It is put onto the bound."""
+
+
 class Room:
     """Environments by slot, made when first used, each in an episode of its own or in none."""
 
@@ -73,7 +77,13 @@ class Room:
         self._games: dict[int, _Game] = {}
 
     def obey(self, orders: Mapping[int, Order]) -> dict[int, Seen]:
-        """Carry out an order for each of some slots, one after the other."""
+        """Carry out an order for each of some slots, one after the other.
+
+        Raises:
+            CannotMake: if the environment cannot be made.
+            SpaceError: if it does not take an action. That is the actor's fault and happens again, so no episode is dropped
+                for it.
+        """
         return {slot: self._obey(slot, order) for slot, order in orders.items()}
 
     def close(self) -> None:
@@ -85,8 +95,9 @@ class Room:
         if slot not in self._games:
             self._games[slot] = self._make()
         game = self._games[slot]
+        action = None if isinstance(order, Reset) else _taken(order.action, game.env.action_space)
         try:
-            seen = game.reset(order.seed) if isinstance(order, Reset) else game.step(order.action)
+            seen = game.reset(order.seed) if isinstance(order, Reset) else game.step(action)
         except Exception as error:  # a simulator's own classes; MuJoCo, Box2D and Atari share none
             seen = Seen(trouble=f"the environment raised {_text(error)}")
         if seen.trouble:
@@ -119,16 +130,14 @@ class _Game:
         observation = _own(raw, self.env.observation_space)
         return Seen(observation, trouble=_broken(not_finite(observation, "observation")))
 
-    def step(self, action: np.ndarray) -> Seen:
-        space = self.env.action_space
-        taken = int(action) if isinstance(space, spaces.Discrete) else np.array(action, dtype=space.dtype)
+    def step(self, taken: Any) -> Seen:
         raw, reward, terminated, truncated, info = self.env.step(taken)
         self._length += 1
         self._tracker.step(info)
         observation = _own(raw, self.env.observation_space)
         return Seen(
             observation,
-            action=np.asarray(taken, dtype=space.dtype),
+            action=np.asarray(taken, dtype=self.env.action_space.dtype),
             reward=float(reward),
             terminated=bool(terminated),
             truncated=bool(truncated) or (self._length == self._max_steps and not terminated),
@@ -137,6 +146,24 @@ class _Game:
             stepped=True,
             trouble=_broken(not_finite(observation, "observation") or not_finite(float(reward), "reward")),
         )
+
+
+def _taken(action: np.ndarray, space: spaces.Space[Any]) -> Any:
+    # The action as the environment takes it; ``ActionSpec.validate`` would need PyTorch.
+    given = np.asarray(action)
+    kinds = "iu" if isinstance(space, spaces.Discrete) else "iufb"
+    if given.shape == (space.shape or ()) and given.dtype.kind in kinds and np.isfinite(given).all():
+        taken = np.array(given, dtype=space.dtype)
+        if isinstance(space, spaces.Box):
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            near = (taken >= low - _ROUNDING * np.abs(low)) & (taken <= high + _ROUNDING * np.abs(high))
+            taken = np.where(near, taken.clip(space.low, space.high), taken)
+        if space.contains(taken):
+            return int(taken) if isinstance(space, spaces.Discrete) else taken
+    raise SpaceError(
+        f"the actor chose the action {given.tolist()} ({given.dtype}), but the environment takes {space}: its predict has to "
+        f"bring actions into that space before it returns them"
+    )
 
 
 def _own(raw: Any, space: spaces.Space[Any]) -> Any:
@@ -206,6 +233,7 @@ class Worker:
         Raises:
             Died: if none will come.
             CannotMake: if the environment cannot be made there.
+            SpaceError: if it does not take an action.
         """
         try:
             if not self._connection.poll(self._patience):
@@ -215,7 +243,7 @@ class Worker:
             self._process.join(10.0)
             code = self._process.exitcode
             raise Died(f"its process died ({_exit(code)})") from error
-        if isinstance(answer, CannotMake):
+        if isinstance(answer, CannotMake | SpaceError):
             raise answer
         assert isinstance(answer, dict)
         return answer
@@ -250,8 +278,8 @@ def _serve(connection: Connection, environment_spec: str | MakeEnvironment, max_
             orders = connection.recv()
             try:
                 answer: Any = room.obey(orders)
-            except CannotMake as error:
-                answer = CannotMake(str(error))  # without its cause, which need not survive the way
+            except (CannotMake, SpaceError) as error:
+                answer = type(error)(str(error))  # without its cause, which need not survive the way
             connection.send(answer)
     room.close()
 

@@ -211,10 +211,9 @@ def _pack_episode(
         obs = spec.pack(episode.observations, batch_dims=1)
         actions = np.asarray(episode.actions)
         actions = actions.reshape(len(actions), *(action_spec.space.shape or ()))
-        if action_spec.discrete:
-            action_spec.validate(actions)
-        elif not np.isfinite(actions).all():
+        if not np.isfinite(actions).all():
             raise SpaceError(f"action {int(np.argwhere(~np.isfinite(actions))[0, 0])} is not finite")
+        _check_bounds(actions, action_spec)
     except (SpaceError, ValueError) as error:
         raise DatasetError(f"episode {index} of dataset {dataset.id!r}: {error}") from error
     for name, array in obs.items():
@@ -224,3 +223,17 @@ def _pack_episode(
             )
     dtype = np.int64 if action_spec.discrete else np.float32
     return obs, np.concatenate([np.zeros((1, *actions.shape[1:]), dtype), actions.astype(dtype)])
+
+
+def _check_bounds(actions: np.ndarray, action_spec: ActionSpec) -> None:
+    # A simulator may cut a policy's action off and the recording keep what the policy said. The model would learn from a number
+    # that did something else, and that no dream ever takes. (Minari's own collector refuses such actions when it records.)
+    try:
+        action_spec.validate(actions, each="step")
+    except SpaceError as error:
+        if action_spec.discrete:
+            raise
+        raise SpaceError(
+            f"{error}. Record what the simulator made of it (numpy.clip, if it cuts actions off), or declare the space that "
+            f"holds the actions"
+        ) from error

@@ -288,10 +288,9 @@ class Replay:
         actions = np.asarray(episode.actions)
         actions = actions.reshape(len(actions), *action_tm1.shape)
         steps = len(actions)
-        if self.action_spec.discrete:
-            self.action_spec.validate(actions)
-        elif not np.isfinite(actions).all():
+        if not np.isfinite(actions).all():
             raise SpaceError(f"action {int(np.argwhere(~np.isfinite(actions))[0, 0])} of an episode is not finite")
+        self.action_spec.validate(actions, each="step")
         sizes = {name: len(array) - 1 for name, array in obs.items()} | {
             name: len(getattr(episode, name)) for name in ("rewards", "terminations", "truncations")
         }

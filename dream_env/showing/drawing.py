@@ -8,7 +8,11 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito's colours: told apart by everybody, in print too.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
-COLOURS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
+COLOURS = (
+    BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9",
+    # Of Tol's and Tableau's, those farthest in CIELAB from all before them: no two are closer than two of the first six are.
+    "#332288", "#999933", "#882255", "#000000", "#8B4513", "#2CA02C", "#EE6677", "#0000FF", "#9467BD", "#C5B0D5", "#D62728",
+)  # fmt: skip
 _INCHES = (4.6, 3.2)
 """Of a panel."""
 

@@ -15,11 +15,14 @@ from dream_env.measuring.study import Lines, score
 from dream_env.showing.drawing import COLOURS, GREEN, GREY, finish, panels, save, x_axis
 
 Levels = Mapping[str, float]
+"""``random`` and each expert → return."""
 Looks = Mapping[str, Mapping[str, Any]]
 
 METRICS = {"latent_distance": "latent distance", "action_agreement": "action agreement", "return_mean": "real return"}
 """Column of the curves → what a panel of it is called."""
 _MARKERS = "os^Dv*Xp<>"
+_LEGEND_LINES = 15
+"""So many find room beside a row of panels."""
 
 
 def looks(names: Iterable[str]) -> Looks:
@@ -44,12 +47,13 @@ def score_figure(
             at = sorted(line)
             scores = [score(line[value]) for value in at]
             # A little to the side of one another: bars that lie on one another cannot be read.
-            side = 1.0 + 0.02 * (i - (len(lines) - 1) / 2)
+            side = 1.0 + min(0.02, 0.2 / len(lines)) * (i - (len(lines) - 1) / 2)
             middle = np.array([s.iqm for s in scores])
-            bars = np.abs(np.array([[s.low, s.high] for s in scores]).T - middle)
+            # An interval of percentiles need not hold the number it is of; a bar that does not reach it ends at it.
+            bars = np.array([[max(0.0, s.iqm - s.low) for s in scores], [max(0.0, s.high - s.iqm) for s in scores]])
             style = {"linewidth": 1.2, "markersize": 4, "capsize": 2, "elinewidth": 0.8, **look[name]}
             panel.errorbar(np.array(at) * side, middle, bars, label=name, **style)
-        _levels(panel, levels.get(environment, {}))
+        _levels(panel, levels.get(environment, {}), "IQM")
         panel.set_xscale("log")
         panel.set_xlim(0.75 * ticks[0], ticks[-1] / 0.75)
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -79,7 +83,7 @@ def training_figure(
         c = found.get(column)
         head = f"Spearman with the return {c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−") if c else title
         if column == "return_mean":
-            _levels(panel, levels)
+            _levels(panel, levels, "mean")
         x_axis(panel, "steps")
         finish(panel, head, text)
     return save(_with_legend(figure, axes), path)
@@ -105,11 +109,17 @@ def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
         named |= dict(zip(names, handles, strict=True))
         if (legend := panel.get_legend()) is not None:
             legend.remove()
-    figure.legend(list(named.values()), list(named.keys()), loc="outside right center", fontsize=8, frameon=False)
+    grid = axes[0].get_gridspec()
+    columns = -(-len(named) // (_LEGEND_LINES * (grid.nrows if grid else 1)))
+    figure.set_figwidth(figure.get_figwidth() + 1.5 * (columns - 1))
+    where: Any = {"loc": "outside right center", "ncols": columns}
+    figure.legend(list(named.values()), list(named.keys()), fontsize=8, frameon=False, **where)
     return figure
 
 
-def _levels(panel: Axes, levels: Levels) -> None:
-    for name, colour in (("expert", GREEN), ("random", GREY)):
-        if name in levels:
-            panel.axhline(levels[name], color=colour, linewidth=1.0, linestyle="--", label=f"{name}, mean")
+def _levels(panel: Axes, levels: Levels, statistic: str) -> None:
+    """Level lines, by the statistic that the points beside them are; several experts have a dash each."""
+    dashes = iter(("--", "-.", ":") * len(levels))
+    for name, value in levels.items():
+        colour, dash = (GREY, "--") if name == "random" else (GREEN, next(dashes))
+        panel.axhline(value, color=colour, linewidth=1.0, linestyle=dash, label=f"{name}, {statistic}")

@@ -6,7 +6,6 @@ of the expert's episodes, how long dreams should be; and an ablation of the rewa
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from dream_env.checkpoint import write_file
@@ -15,7 +14,7 @@ from dream_env.measuring import curves, results
 from dream_env.measuring.curves import Point
 from dream_env.measuring.results import Row
 from dream_env.measuring.statistics import Correlation, spearman
-from dream_env.measuring.study import Options, Study, name_of, score
+from dream_env.measuring.study import Options, Study, labelled, name_of, score
 from dream_env.measuring.tables import interval, markdown, number, rows_table
 from dream_env.real.environments import environment_id
 from dream_env.showing.study_figures import METRICS, Looks, looks, score_figure, training_figure
@@ -56,13 +55,9 @@ def study_report(
     for environment in study.environments:
         for name, groups in study.rewards(environment).items():
             parts += [f"## What the reward does: {environment}, {name}", _ablation(groups)]
-    parts += ["## All rows", rows_table([_named(row) for row in results.read(path)])]
+    parts += ["## All rows", rows_table(labelled(results.read(path)))]
     write_file(out / "report.md", "\n\n".join(parts) + "\n")
     return out / "report.md"
-
-
-def _named(row: Row) -> Row:
-    return replace(row, method=name_of(row), learner="", warm_start="") if row.trained else row
 
 
 def _all_names(study: Study) -> list[str]:
@@ -80,7 +75,8 @@ def _by(study: Study, look: Looks, out: Path, what: str, x: str, title: str) -> 
             if environment.startswith("ALE/") == atari and (lines := getattr(study, what)(environment))
         }
         if found:
-            figure = score_figure(found, look, study.levels, x, out / f"{what}{kind}.png")
+            levels = {environment: study.levels(environment) for environment in found}
+            figure = score_figure(found, look, levels, x, out / f"{what}{kind}.png")
             parts.append(f"![{title.lower()}]({figure.name})")
     return [f"## {title}", *parts] if parts else []
 
@@ -106,23 +102,27 @@ def _said(rows: Sequence[Row]) -> str:
 
 
 def _through_training(study: Study, points: Sequence[Point], look: Looks, out: Path) -> list[str]:
-    names = {name_of(row) for row in study.trained} - {name_of(row) for row in study.main()}  # of ablations
-    points = [point for point in points if point.method not in names]
+    ablations = {(row.environment, name_of(row)) for row in study.trained}
+    ablations -= {(row.environment, name_of(row)) for row in study.main()}
+    points = [point for point in points if (_environment(point.game), point.method) not in ablations]
     look = looks([*look, *(point.method for point in points)])
     parts: list[str] = []
     lines: list[tuple[str, ...]] = []
-    for game, demos in dict.fromkeys((point.game, point.n_expert) for point in points):
-        these = [point for point in points if (point.game, point.n_expert) == (game, demos)]
+    for game, dataset, demos in dict.fromkeys((point.game, point.dataset, point.n_expert) for point in points):
+        these = [p for p in points if (p.game, p.dataset, p.n_expert) == (game, dataset, demos)]
+        several = len({point.dataset for point in points if point.game == game}) > 1
         found = correlations(these)
-        title = f"{game}, {demos} expert episodes"
-        path = out / f"through_training_{game}_{demos}.png"
-        training_figure(these, look, study.levels.get(_environment(game), {}), found, title, path)
+        title = f"{game}, {demos} expert episodes" + (f" of {dataset}" if several else "")
+        path = out / f"through_training_{game}_{dataset.replace('/', '-') + '_' if several else ''}{demos}.png"
+        levels = study.levels(_environment(game), "return_mean", dataset=dataset)
+        training_figure(these, look, levels, found, title, path)
         parts.append(f"![{title}]({path.name})")
+        called = f"{game} ({dataset})" if several else game
         methods = dict.fromkeys(point.method for point in these)
         each = {method: correlations([point for point in these if point.method == method]) for method in methods}
         for method, of in {"all": found, **each}.items():
             for name, c in of.items():
-                lines.append((game, str(demos), method, METRICS[name], str(c.n), *_cells(c)))
+                lines.append((called, str(demos), method, METRICS[name], str(c.n), *_cells(c)))
     if not parts:
         return []
     head = ("game", "demos", "method", "offline metric", "policies", "Spearman", "95 % interval")
@@ -131,7 +131,9 @@ def _through_training(study: Study, points: Sequence[Point], look: Looks, out: P
         *parts,
         "Rank correlation of what can be measured without the environment with the real return, over the policies kept on the "
         "way. Of one training they learn from one another, so intervals are too narrow; few games each draw it to 0. Less "
-        "latent distance is better; agreement of continuous actions is a squared error.",
+        "latent distance is better; agreement of continuous actions is a squared error. Latent distance is 1 − r with DITTO's r "
+        "(eq. 8) on the deterministic half h of the model's state, whatever reward a policy learned from, averaged over the "
+        "horizon of its own training: it compares runs of one horizon only.",
         markdown(head, lines, text_columns=4),
     ]
 

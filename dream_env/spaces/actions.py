@@ -12,6 +12,9 @@ from torch import Tensor
 from dream_env.errors import SpaceError
 from dream_env.spaces.space_json import space_from_json, space_to_json
 
+_ROUNDING = 1.2e-7
+"""How far outside a bound, as a share of it, an action may lie: one rounding of float32, in which actions are on their way."""
+
 
 @dataclass(frozen=True)
 class ActionSpec:
@@ -82,8 +85,14 @@ class ActionSpec:
             self._affine[str(device)] = (center, scale)
         return self._affine[str(device)]
 
-    def validate(self, action: np.ndarray | np.generic | int) -> None:
+    def validate(self, action: np.ndarray | np.generic | int, *, each: str = "sub-environment") -> None:
         """Check raw actions of one or of many sub-environments, (*shape) or (N, *shape).
+
+        What float32 rounded out of a Box is let pass.
+
+        Args:
+            action: one or many.
+            each: what messages call one of many.
 
         Raises:
             SpaceError: naming the action and the sub-environment.
@@ -99,9 +108,11 @@ class ActionSpec:
                 raise SpaceError(f"actions of {array.dtype} came; expected integers of {self.space}")
             bad: np.ndarray = np.asarray((rows < self.space.start) | (rows >= self.space.start + self.space.n))
         else:
-            inside = (rows >= self.space.low) & (rows <= self.space.high)  # false for NaN
+            low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
+            # False for NaN.
+            inside = (rows >= low - _ROUNDING * np.abs(low)) & (rows <= high + _ROUNDING * np.abs(high))
             bad = np.asarray(~inside.reshape(len(rows), self.size).all(axis=1))
         if bad.any():
             index = int(np.flatnonzero(bad)[0])
-            where = f" of sub-environment {index}" if batched else ""
+            where = f" of {each} {index}" if batched else ""
             raise SpaceError(f"action {rows[index]}{where} is outside {self.space}")
