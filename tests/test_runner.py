@@ -1,0 +1,96 @@
+"""What the grids share: jobs side by side here or on Ray, failures told at the end, and how a finished cell was done."""
+
+import importlib.util
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from dream_env.errors import ConfigError
+
+FILE = Path(__file__).resolve().parent.parent / "examples" / "runner.py"
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    spec = importlib.util.spec_from_file_location("runner", FILE)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "runner", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """Stands for Ray: jobs run where they are started; what they were given is noted."""
+    stub = types.ModuleType("ray")
+    stub.started, stub.given = [], []
+
+    def remote(**resources):
+        def of(job):
+            def start():
+                stub.given.append(resources)
+                return job
+
+            return types.SimpleNamespace(remote=start)
+
+        return of
+
+    stub.remote, stub.get = remote, lambda job: job()
+    stub.is_initialized, stub.init = lambda: bool(stub.started), lambda **options: stub.started.append(options)
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    return stub
+
+
+def fails():
+    raise RuntimeError("the third cell fell over")
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_a_job_that_fails_is_told_of_at_the_end_and_stops_none(runner, ray, engine):
+    done = []
+    jobs = [lambda: done.append(0), lambda: done.append(1), fails, lambda: done.append(3)]
+    with pytest.raises(
+        SystemExit, match=r"1 of 4 runs failed; the same command tries them again:\nthe third cell fell over"
+    ):
+        runner.spread(jobs, workers=2, engine=engine)
+    assert sorted(done) == [0, 1, 3]
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda", 1)])
+def test_a_cell_on_the_cluster_asks_for_what_it_needs_and_knows_where_data_lie(runner, ray, monkeypatch, device, gpus):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "/disk/minari")
+    monkeypatch.delenv("DREAM_ENV_CACHE", raising=False)
+    runner.spread([lambda: None] * 2, workers=1, engine="ray", device=device)
+    assert ray.given == [{"num_cpus": 1, "num_gpus": gpus}] * 2
+    assert ray.started == [{"runtime_env": {"env_vars": {"MINARI_DATASETS_PATH": "/disk/minari"}}}]
+
+
+def test_without_ray_it_is_said_what_to_install(runner, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not there
+    with pytest.raises(ConfigError, match="--engine ray needs Ray: pip install ray"):
+        runner.spread([fails], workers=1, engine="ray")
+
+
+def test_a_command_that_fails_says_what_it_said(runner, monkeypatch, capsys):
+    answer = subprocess.CompletedProcess([], 2, "", "dream-env: no such dataset")
+    monkeypatch.setattr(runner.subprocess, "run", lambda *words, **options: answer)
+    with pytest.raises(RuntimeError, match=r"dream-env fit ended with 2:\ndream-env: no such dataset"):
+        runner.run(["fit", "d/d-v0"])
+    assert "FAILED dream-env fit d/d-v0" in capsys.readouterr().out
+
+
+def test_a_finished_cell_knows_with_which_flags(runner, tmp_path):
+    commands = [["imitate", "wm", "--device", "cpu", "--steps", "10"], ["evaluate", "run", "--device", "cpu"]]
+    assert not runner.finished(tmp_path, commands)
+    runner.note_finished(tmp_path, commands)
+    assert (tmp_path / "done").read_text() == "imitate wm --steps 10\nevaluate run"
+    elsewhere = [[word.replace("cpu", "cuda:1") for word in words] for words in commands]
+    assert runner.finished(tmp_path, elsewhere)
+    longer = [[*commands[0][:-1], "20"], commands[1]]
+    with pytest.raises(ConfigError, match=r"is finished, but with other flags:\n.*--steps 10(.|\n)*--steps 20"):
+        runner.finished(tmp_path, longer)
+    (tmp_path / "done").write_text("")  # as it was once left
+    assert runner.finished(tmp_path, longer)
