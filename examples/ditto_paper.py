@@ -123,6 +123,9 @@ class Grid:
     paper's protocol, and ten times the games."""
     select: Literal["", "latent_distance"] = ""
     """Also play the policy, of those kept on the way, that an offline metric prefers: rows beside the last one's."""
+    tag: str = ""
+    """Added to the methods' names in the results, for a grid that varies something else than its methods: with
+    --fit="--also dream/pong/random-v1" --tag=+random the rows of ditto are called ditto+random."""
     eval_seed: int = 10_000
     """Seed of the first of them."""
     out: Path = Path("runs/ditto-paper")
@@ -222,7 +225,7 @@ def _imitate(grid: Grid, cell: Cell) -> None:
     evaluate = [
         "evaluate", str(folder), "--episodes", str(grid.episodes), "--seed", str(grid.eval_seed), "--no-video",
         "--snapshot-episodes", str(grid.snapshot_episodes), "--device", grid.device,
-        "--experiment", f"ditto-paper/{cell.method}", "--results", str(grid.results),
+        "--experiment", f"ditto-paper/{cell.method}{grid.tag}", "--results", str(grid.results),
         *(["--tail-episodes", str(grid.episodes)] if grid.tail else []),
         *(["--select", grid.select] if grid.select and cell.method != "bc" else []),  # bc sees no dream to measure it in
         *(["--environment", cell.game] if grid.expert == "recorded" else []),  # recordings of others may not say
@@ -233,7 +236,7 @@ def _imitate(grid: Grid, cell: Cell) -> None:
     run(evaluate)
     dataset = grid.dataset.format(game=cell.game)
     points = curves.of_agent(
-        folder, dataset=dataset, game=cell.game, method=cell.method, n_expert=cell.demos, seed=cell.seed
+        folder, dataset=dataset, game=cell.game, method=cell.method + grid.tag, n_expert=cell.demos, seed=cell.seed
     )
     curves.append(curves.beside(grid.results), points)
     note_finished(folder, (imitate, evaluate))

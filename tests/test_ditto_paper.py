@@ -58,6 +58,11 @@ def words_of(module, stage):
         "gail-plain",
         "ditto-cv",
         "gail",
+        "ditto-plain-standardized",
+        "ditto-plain-cv",
+        "ditto-plain-anchor",
+        "gail-horizon-5",
+        "nearest-z",
         "l2-both",
         "horizon-30",
         "bc",
@@ -73,6 +78,11 @@ def test_a_method_is_flags_of_imitate(grid_of, monkeypatch, name):
     if name == "ditto-plain":  # table 1
         assert (stage.num_envs, stage.horizon, learner.learning_rate, learner.entropy) == (512, 15, 3e-4, 0.05)
         assert not any([learner.standardize_rewards, learner.anchor, learner.control_variate])
+    if name.startswith("ditto-plain-"):  # one thing changed
+        changed = [bool(learner.standardize_rewards), bool(learner.anchor), bool(learner.control_variate)]
+        assert (stage.num_envs, learner.learning_rate, learner.entropy, sum(changed)) == (512, 3e-4, 0.05, 1)
+    if name == "gail-horizon-5":
+        assert (type(reward).__name__, stage.horizon, stage.num_envs) == ("Gail", 5, 384)
     if name == "ditto-annealed":
         assert (learner.entropy_weight(0.0), learner.entropy_weight(1.0)) == (0.05, 0.0)
     if name == "ditto-long":
@@ -107,6 +117,19 @@ def test_a_grid_records_fits_once_a_seed_and_does_every_cell_once(grid_of):
     grid_of.commands.clear()
     grid_of.main(grid)
     assert words_of(grid_of, "imitate") == words_of(grid_of, "evaluate") == []
+
+
+def test_a_grid_that_varies_something_else_has_names_of_its_own(grid_of):
+    grid = grid_of.grid(methods=("ditto",), tag="+random", fit="--also dream/pong/random-v1", select="latent_distance")
+    grid_of.main(grid)
+    (fit,), (evaluate,) = words_of(grid_of, "fit"), words_of(grid_of, "evaluate")
+    assert fit[-4:-2] == ["--also", "dream/pong/random-v1"]
+    assert evaluate[evaluate.index("--experiment") + 1] == "ditto-paper/ditto+random"
+    assert evaluate[evaluate.index("--select") + 1] == "latent_distance"
+    assert {point.method for point in curves.read(curves.beside(grid.results))} == {"ditto+random"}
+    grid_of.commands.clear()
+    grid_of.main(grid_of.grid(methods=("bc",), select="latent_distance", out=grid.out / "bc"))
+    assert "--select" not in words_of(grid_of, "evaluate")[0]  # there is no dream to choose a clone of pictures in
 
 
 def test_recordings_that_are_there_are_neither_made_again_nor_told_another_environment(grid_of):
