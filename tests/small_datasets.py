@@ -17,6 +17,12 @@ SQUARES = spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
 MOVES = spaces.Discrete(3)
 
 
+def use(patch, root):
+    """Datasets and their conversions lie under ``root``, and nowhere else."""
+    patch.setenv("MINARI_DATASETS_PATH", str(root / "minari"))
+    patch.setenv("DREAM_ENV_CACHE", str(root / "cache"))
+
+
 def record_squares(name="squares/right-v0", episodes=4, steps=20, seed=0):
     """``tiny_demos`` as a dataset without an environment."""
     demos = tiny_demos(episodes, steps, seed=seed)

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from recordings import buffers, record
-from small_datasets import record_cartpole, record_squares, tiny_fit
+from small_datasets import record_cartpole, record_squares, tiny_fit, use
 
 from dream_env.agent import load_agent
 from dream_env.checkpoint import load, model_folder, read_json
@@ -41,11 +41,6 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def folders(root, monkeypatch):
     use(monkeypatch, root)
-
-
-def use(patch, root):
-    patch.setenv("MINARI_DATASETS_PATH", str(root / "minari"))
-    patch.setenv("DREAM_ENV_CACHE", str(root / "cache"))
 
 
 def imitate(wm, out, learner="bc", **changes):

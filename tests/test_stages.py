@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from recordings import buffers, record
-from small_datasets import record_squares, tiny_fit
+from small_datasets import record_squares, tiny_fit, use
 
 from dream_env import checkpoint, stages
 from dream_env.agent import load_agent
@@ -40,11 +40,6 @@ def squares(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def folders(squares, monkeypatch):
     use(monkeypatch, squares)
-
-
-def use(patch, root):
-    patch.setenv("MINARI_DATASETS_PATH", str(root / "minari"))
-    patch.setenv("DREAM_ENV_CACHE", str(root / "cache"))
 
 
 def fit(out, **changes):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_datasets import record_squares, tiny_fit
+from small_datasets import record_squares, tiny_fit, use
 
 from dream_env.checkpoint import Store, read_tensors
 from dream_env.learning.tail import Tail, tail
@@ -27,11 +27,6 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def folders(root, monkeypatch):
     use(monkeypatch, root)
-
-
-def use(patch, root):
-    patch.setenv("MINARI_DATASETS_PATH", str(root / "minari"))
-    patch.setenv("DREAM_ENV_CACHE", str(root / "cache"))
 
 
 def imitate(root, out, learner="ditto", **changes):
