@@ -14,8 +14,9 @@ from test_results import row
 from dream_env import cli
 from dream_env.errors import ConfigError
 from dream_env.measuring import curves, results
+from dream_env.measuring.families import changed_reward
 from dream_env.measuring.statistics import interval_over_runs, iqm
-from dream_env.measuring.study import Study, changed_reward, labelled, names, score
+from dream_env.measuring.study import Study, labelled, names, score
 from dream_env.measuring.tables import number, rows_table
 from dream_env.showing.study_report import correlations, study_report
 

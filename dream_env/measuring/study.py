@@ -6,36 +6,39 @@ ablations: of these only the usual one is a line of the main comparison. Which o
 they have its name before them, as ``ditto.metric``.
 """
 
-import json
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dream_env.errors import ConfigError, PluginError
+from dream_env.errors import ConfigError
 from dream_env.measuring import results
+from dream_env.measuring.families import (
+    USUAL_HORIZON,
+    Options,
+    any_horizon,
+    any_reward,
+    but_horizon,
+    but_reward,
+    changed_reward,
+    config_of,
+    differing_keys,
+    frozen,
+    grouped,
+    one_amount,
+    reward_options,
+    told_of,
+    usual_horizon,
+    usual_reward,
+)
 from dream_env.measuring.results import Row
 from dream_env.measuring.statistics import interval_over_runs, iqm
 from dream_env.measuring.tables import training_name
-from dream_env.plugin import find
 
-Options = tuple[tuple[str, Any], ...]
 Lines = dict[str, dict[float, list[Row]]]
 """Line → x → a row for each training seed."""
-
-USUAL_HORIZON = 15
-_ALONG_HORIZONS = ("horizon", "num_envs")
-"""What varies in a family of horizons. The dreams side by side do too: a grid has fewer of longer ones, so that an update
-is of about as many steps."""
-_FREE = (*_ALONG_HORIZONS, "n_expert")
-"""What does not matter to the question which horizon, and which reward, is the usual one: an ablation stays one at a number
-of expert episodes for which there is no row of the usual variant."""
-_COLUMNS = ("environment", "dataset", "method", "learner", "warm_start", "preset", "horizon", "n_expert")
-"""Columns that say, with ``options``, what a policy was trained on and how; all but its seed."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +129,12 @@ class Study:
 
     def main(self) -> list[Row]:
         """The rows of the main comparison: all that are no ablation, and of an ablation the usual one."""
-        horizons = {key: _usual_horizon(rows) for key, rows in _families(self.trained, _any_horizon).items()}
-        rewards = {key: _usual_reward(rows) for key, rows in _families(self.trained, _any_reward).items()}
+        horizons = {key: usual_horizon(rows) for key, rows in grouped(self.trained, any_horizon).items()}
+        rewards = {key: usual_reward(rows) for key, rows in grouped(self.trained, any_reward).items()}
         return [
             row
             for row in self.trained
-            if row.horizon == horizons[_any_horizon(row)] and rewards[_any_reward(row)] in (None, changed_reward(row))
+            if row.horizon == horizons[any_horizon(row)] and rewards[any_reward(row)] in (None, changed_reward(row))
         ]
 
     def by_demos(self, environment: str) -> Lines:
@@ -143,8 +146,8 @@ class Study:
         """Trainings that differ in the horizon of their dreams alone, and in how many there are; x is the horizon."""
         families = [
             part
-            for rows in self._families(environment, _but_horizon)
-            for part in _one_amount(rows)
+            for rows in self._families(environment, but_horizon)
+            for part in one_amount(rows)
             if len({row.horizon for row in part}) > 1
         ]
         found: Lines = {}
@@ -154,19 +157,21 @@ class Study:
 
     def rewards(self, environment: str) -> dict[str, dict[Options, list[Row]]]:
         """Trainings that differ in options of the reward alone: line → those options that differ → rows."""
-        families = [rows for rows in self._families(environment, _but_reward) if _differing(map(_reward_options, rows))]
+        families = [
+            rows for rows in self._families(environment, but_reward) if differing_keys(map(reward_options, rows))
+        ]
         found = {}
         for name, rows in self._called(environment, families):
-            options = {row: _reward_options(row) for row in rows}
-            differing = _differing(options.values())
+            options = {row: reward_options(row) for row in rows}
+            differing = differing_keys(options.values())
             groups: dict[Options, list[Row]] = {}
             for row, of in options.items():
-                groups.setdefault(tuple((key, _frozen(of.get(key))) for key in differing), []).append(row)
+                groups.setdefault(tuple((key, frozen(of.get(key))) for key in differing), []).append(row)
             found[name] = groups
         return found
 
     def _families(self, environment: str, key: Callable[[Row], Hashable]) -> list[list[Row]]:
-        return list(_families([row for row in self.trained if row.environment == environment], key).values())
+        return list(grouped([row for row in self.trained if row.environment == environment], key).values())
 
     def _called(self, environment: str, families: Sequence[list[Row]]) -> list[tuple[str, list[Row]]]:
         """Families with a name each: that of their row in the main comparison, if there is one."""
@@ -187,9 +192,9 @@ def names(rows: Iterable[Row]) -> dict[Row, str]:
     Rows of one name and environment that were trained in different ways get in it what differs, in brackets.
     """
     found = {row: name_of(row) for row in rows}
-    for (_, name), same in _families(found, lambda row: (row.environment, name_of(row))).items():
-        told = {row: _told(row) for row in same}
-        differing = [key for key in _differing(told.values()) if key != "n_expert"]
+    for (_, name), same in grouped(found, lambda row: (row.environment, name_of(row))).items():
+        told = {row: told_of(row) for row in same}
+        differing = [key for key in differing_keys(told.values()) if key != "n_expert"]
         for row in same if differing else ():
             said = [f"{key}={told[row][key]}" for key in differing if key in told[row]]
             found[row] = f"{name} ({', '.join(said) or 'defaults'})"
@@ -203,114 +208,6 @@ def labelled(rows: Iterable[Row]) -> list[Row]:
     return [replace(row, method=named[row], learner="", warm_start="") if row.trained else row for row in rows]
 
 
-# ------------------------------------------------------------------------------------------------------------- families
-
-
-def changed_reward(row: Row) -> Options:
-    """The options of the reward that were not left at their defaults, without its name before them."""
-    own = {key: value for key, value in _options(row).items() if _of_reward(row, key)}
-    return tuple(sorted((key.removeprefix(f"{row.method}."), _frozen(value)) for key, value in own.items()))
-
-
-def _options(row: Row) -> dict[str, Any]:
-    """But for those that say which of a training's policies played."""
-    told = dict(json.loads(row.options)) if row.options else {}
-    return {key: value for key, value in told.items() if key not in ("select", "tail")}
-
-
-def _of_reward(row: Row, key: str) -> bool:
-    # Where no learner is named the method is one itself, and followed no reward.
-    return bool(row.learner) and key.startswith(f"{row.method}.")
-
-
-def _reward_options(row: Row) -> dict[str, Any]:
-    """All that are known: of a reward that is not installed here only the changed ones."""
-    try:
-        reward = find("rewards", row.method) if row.learner else None
-    except PluginError:
-        reward = None
-    own: dict[str, Any] = {}
-    for field in fields(reward) if reward is not None and is_dataclass(reward) else ():
-        if field.default is not MISSING:
-            own[field.name] = field.default
-        elif field.default_factory is not MISSING:
-            own[field.name] = field.default_factory()
-    return own | dict(changed_reward(row))
-
-
-def _told(row: Row) -> dict[str, Any]:
-    return {name: value for name in _COLUMNS if (value := getattr(row, name)) != ""} | _options(row)
-
-
-def _config(row: Row, *, but: Sequence[str] = (), reward: bool = True) -> Hashable:
-    """All that was told of a training, but its seed; equal for rows of one line at one x."""
-    told = {key: value for key, value in _told(row).items() if key not in but and (reward or not _of_reward(row, key))}
-    config: Hashable = _frozen(told)
-    return config
-
-
-def _but_horizon(row: Row) -> Hashable:
-    return _config(row, but=_ALONG_HORIZONS)
-
-
-def _but_reward(row: Row) -> Hashable:
-    return _config(row, reward=False)
-
-
-def _any_horizon(row: Row) -> Hashable:
-    return _config(row, but=_FREE)
-
-
-def _any_reward(row: Row) -> Hashable:
-    return _config(row, but=_FREE, reward=False)
-
-
-def _usual_horizon(rows: Sequence[Row]) -> int:
-    found = Counter(row.horizon for row in rows)
-    return USUAL_HORIZON if USUAL_HORIZON in found else found.most_common(1)[0][0]
-
-
-def _usual_reward(rows: Sequence[Row]) -> Options | None:
-    """What all of them changed, if there is a row that changed no more; None if all are usual in their own way."""
-    changed = [changed_reward(row) for row in rows]
-    shared = tuple(option for option in changed[0] if all(option in other for other in changed))
-    return shared if shared in changed else None
-
-
-def _one_amount(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows of a family of horizons in parts of one number of dreams at each horizon.
-
-    Nothing is divided where that is so already. Else rows of about as many steps in an update belong together, or, if that
-    does not do it or makes fewer lines, rows of as many dreams.
-    """
-    rows = sorted(rows, key=lambda row: row.horizon * _dreams(row))
-    if _unambiguous(rows):
-        return [rows]
-    by_dreams = list(_families(rows, _dreams).values())
-    by_steps = [rows[:1]]
-    for before, row in pairwise(rows):
-        if row.horizon * _dreams(row) > 1.25 * before.horizon * _dreams(before):
-            by_steps.append([])
-        by_steps[-1].append(row)
-    ways = [by_steps, by_dreams] if all(map(_unambiguous, by_steps)) else [by_dreams]
-    return max(ways, key=lambda parts: sum(len({row.horizon for row in part}) > 1 for part in parts))
-
-
-def _unambiguous(rows: Sequence[Row]) -> bool:
-    return len({row.horizon for row in rows}) == len({(row.horizon, _dreams(row)) for row in rows})
-
-
-def _dreams(row: Row) -> int:
-    return int(_options(row).get("num_envs", 0))
-
-
-def _families(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> dict[Any, list[Row]]:
-    found: dict[Any, list[Row]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found
-
-
 def _lines(rows: Iterable[Row], named: Mapping[Row, str], x: Callable[[Row], float]) -> Lines:
     found: Lines = {}
     for row in rows:
@@ -322,7 +219,7 @@ def _once(rows: Iterable[Row]) -> list[Row]:
     """Each training once: of two evaluations of it the later, of one that stands under two names the first."""
     # Equal returns alone prove nothing: two trainings that lose every game have them. With all options equal, and the
     # seed, they are one training, which a grid that names it twice (dot-h is ditto) need not have repeated.
-    latest = {(_config(row), name_of(row), row.seed): row for row in rows}
+    latest = {(config_of(row), name_of(row), row.seed): row for row in rows}
     seen: set[Any] = set()
     kept = []
     for (config, _, seed), row in latest.items():
@@ -331,17 +228,3 @@ def _once(rows: Iterable[Row]) -> list[Row]:
             kept.append(row)
         seen.add(same)
     return kept
-
-
-def _differing(told: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The keys that do not have one value, or are not, in all of them."""
-    told = list(told)
-    keys = dict.fromkeys(key for of in told for key in of)
-    return [key for key in keys if len({_frozen(of.get(key, MISSING)) for of in told}) > 1]
-
-
-def _frozen(value: Any) -> Any:
-    """Something equal that can be a key, as tuples for lists."""
-    if isinstance(value, Mapping):
-        return tuple(sorted((key, _frozen(of)) for key, of in value.items()))
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

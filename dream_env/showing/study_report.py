@@ -12,9 +12,10 @@ from dream_env.checkpoint import write_file
 from dream_env.errors import ConfigError
 from dream_env.measuring import curves, results
 from dream_env.measuring.curves import Point
+from dream_env.measuring.families import Options
 from dream_env.measuring.results import Row
 from dream_env.measuring.statistics import Correlation, spearman
-from dream_env.measuring.study import Options, Study, labelled, name_of, score
+from dream_env.measuring.study import Study, labelled, name_of, score
 from dream_env.measuring.tables import interval, markdown, number, rows_table
 from dream_env.real.environments import environment_id
 from dream_env.showing.study_figures import METRICS, Looks, looks, score_figure, training_figure
