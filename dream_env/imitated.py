@@ -12,10 +12,12 @@ from typing import Any
 
 from dream_env import checkpoint
 from dream_env.checkpoint import model_folder, read_json, write_folder
+from dream_env.device import check_device
 from dream_env.errors import DatasetError, EnvironmentMismatch
 from dream_env.model.encoded import EncodedDemos, encode, load_encoded, save_encoded
 from dream_env.model.world_model import WorldModel
-from dream_env.recordings.demos import Demos
+from dream_env.recordings.datasets import Dataset, find_dataset
+from dream_env.recordings.demos import Demos, Source
 
 HELD_OUT = 2
 """Episodes of another dataset that are kept back to measure on."""
@@ -58,7 +60,9 @@ def imitated(wm: str | Path, dataset: str, out: Path, device: str = "cpu", *, pr
         EnvironmentMismatch: if the recordings are of another environment than the model.
         SpaceError: if their observations or actions are not what the model takes.
         DatasetError: if there are too few episodes.
+        ConfigError: if there is no such device.
     """
+    check_device(device)
     kept = out / "imitated"
     if not dataset or kept.is_dir():
         wm = kept if dataset else wm
@@ -67,18 +71,10 @@ def imitated(wm: str | Path, dataset: str, out: Path, device: str = "cpu", *, pr
         return Imitated(wm, checkpoint.load(wm, device), *splits)
     folder = model_folder(wm)
     world_model = checkpoint.load(folder, device)
+    before = world_model.source
+    _check(find_dataset(dataset), before)  # before a conversion that may take minutes
     demos = Demos.load(dataset, world_model.observation_spec.config, progress=progress)
-    before, now = world_model.source, demos.source
-    if before.environment and now.environment and before.environment != now.environment:
-        raise EnvironmentMismatch(
-            f"the recordings {dataset!r} are of {now.environment}, but the world model (dataset {before.dataset}) is of "
-            f"{before.environment}; take recordings of that, or fit a model to these"
-        )
-    if demos.num_episodes <= HELD_OUT:
-        raise DatasetError(
-            f"{dataset} has {demos.num_episodes} episodes, of which {HELD_OUT} are held out to measure on; it needs at least one "
-            f"more to imitate"
-        )
+    now = demos.source
     train, held_out = (encode(world_model, part) for part in demos.split(HELD_OUT))
     # How to make the environment may stand in one of the two alone.
     world_model.source = replace(
@@ -89,3 +85,16 @@ def imitated(wm: str | Path, dataset: str, out: Path, device: str = "cpu", *, pr
         "episodes": train.num_episodes,
     }  # fmt: skip
     return Imitated(kept, world_model, train, held_out, meta)
+
+
+def _check(dataset: Dataset, before: Source) -> None:
+    if before.environment and dataset.environment and before.environment != dataset.environment:
+        raise EnvironmentMismatch(
+            f"the recordings {dataset.id!r} are of {dataset.environment}, but the world model (dataset {before.dataset}) is "
+            f"of {before.environment}; take recordings of that, or fit a model to these"
+        )
+    if dataset.num_episodes <= HELD_OUT:
+        raise DatasetError(
+            f"{dataset.id} has {dataset.num_episodes} episodes, of which {HELD_OUT} are held out to measure on; it needs at "
+            f"least one more to imitate"
+        )

@@ -1,5 +1,7 @@
 """A device that is not there is said before anything is done; half precision is for processors made for it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_datasets import record_squares, tiny_fit
@@ -9,8 +11,9 @@ from dream_env.checkpoint import load
 from dream_env.device import check_device, fast_precision
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
+from dream_env.online_stage import online_stage
 from dream_env.run import RunConfig, run
-from dream_env.stages import fit_stage
+from dream_env.stages import ImitateStage, fit_stage, imitate_stage
 from dream_env.testing import tiny_world_model
 
 NO_GPU = r"device 'cuda': this PyTorch \(.*\) sees no GPU; take cpu"
@@ -64,6 +67,15 @@ def test_whatever_opens_a_world_model_says_it(no_gpu):
         DreamEnv(2, wm=tiny_world_model(), device="cuda")
     with pytest.raises(ConfigError, match=NO_GPU):
         DreamEnv(2, wm="shipped:pong", device="cuda")
+
+
+@pytest.mark.parametrize("online_steps", [0, 100])
+def test_imitate_says_it_and_leaves_no_folder_behind(no_gpu, tmp_path, online_steps):
+    stage = ImitateStage(Path("shipped:pong"), tmp_path / "run", device="cuda", online_steps=online_steps)
+    run_stage = online_stage if online_steps else imitate_stage
+    with pytest.raises(ConfigError, match=NO_GPU):
+        run_stage(stage, learner="cmil" if online_steps else "ditto", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
