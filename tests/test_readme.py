@@ -21,7 +21,11 @@ from dream_env.testing import check_reward, tiny_expert
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-SHELL = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL) for line in block.splitlines()]
+SHELL = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+]
 COMMANDS = [
     words[1:]
     for line in SHELL
@@ -130,6 +134,7 @@ def flags():
         *([command] for command in STAGES),
         ["imitate", "--learner", "a2c"],
         ["imitate", "--learner", "cmil"],
+        ["imitate", "--learner", "pdac"],
     ):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
