@@ -123,7 +123,7 @@ def save_agent(
     wm = Path(world_model_folder)
     config = {
         "format": FORMAT,
-        "world_model": os.path.relpath(wm.resolve(), folder.resolve()) if wm.is_dir() else str(world_model_folder),
+        "world_model": _reference(wm, folder) if wm.is_dir() else str(world_model_folder),
         "fingerprint": fingerprint(agent.world_model),
         "sample": agent.filter.sample,
         "learner": f"{cls.__module__}:{cls.__qualname__}",
@@ -165,6 +165,11 @@ def load_policy(folder: Path, weights: Path | None = None, device: str = "cpu") 
     config = read_agent_config(folder)
     learner: type[Learner] = find("learners", config["learner"])
     return learner.restore(config["policy"], read_tensors(weights or folder / "policy.safetensors", device))
+
+
+def _reference(wm: Path, folder: Path) -> str:
+    path = os.path.relpath(wm.resolve(), folder.resolve())
+    return path if path.startswith(".") else f"./{path}"  # the dot tells a folder from a hub id
 
 
 def read_agent_config(folder: Path) -> dict[str, Any]:

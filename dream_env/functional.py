@@ -92,6 +92,17 @@ def counter_uniform(seeds: Int[Tensor, " batch"], counters: Int[Tensor, " batch"
     return (bits.to(torch.float32) + 0.5) * 2.0**-_UNIFORM_BITS
 
 
+def row_numbers(x: Float[Tensor, "*shape size"]) -> Int[Tensor, "*shape"]:
+    """A number for each row, a function of its bits alone: the same for the same row, any other for any other.
+
+    Integers, which wrap: unlike a sum of floats this depends neither on an order nor on the rows beside.
+    """
+    bits = x.detach().float().contiguous().view(torch.int32).to(torch.int64)
+    lanes = torch.arange(1, x.shape[-1] + 1, dtype=torch.int64, device=x.device) * _GOLDEN
+    numbers: Tensor = _mix(bits + lanes).sum(dim=-1)
+    return numbers
+
+
 def _mix(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     x = (x ^ _logical_shift_right(x, 30)) * _MIX_1
     x = (x ^ _logical_shift_right(x, 27)) * _MIX_2

@@ -13,6 +13,7 @@ from typing import Any
 from dream_env import checkpoint
 from dream_env.checkpoint import model_folder, read_json, write_folder
 from dream_env.device import check_device
+from dream_env.dream.opening import game_of
 from dream_env.errors import DatasetError, EnvironmentMismatch
 from dream_env.model.encoded import EncodedDemos, encode, load_encoded, save_encoded
 from dream_env.model.world_model import WorldModel
@@ -76,10 +77,10 @@ def imitated(wm: str | Path, dataset: str, out: Path, device: str = "cpu", *, pr
     demos = Demos.load(dataset, world_model.observation_spec.config, progress=progress)
     now = demos.source
     train, held_out = (encode(world_model, part) for part in demos.split(HELD_OUT))
-    # How to make the environment may stand in one of the two alone.
-    world_model.source = replace(
-        now if now.env_spec else before, dataset=now.dataset, environment=now.environment or before.environment
-    )
+    world_model.source = now
+    if not now.env_spec:  # how to make the environment, and what its pictures are, the model's own recordings say
+        shown = {"protocol": before.protocol["protocol"]} if "protocol" in before.protocol else {}
+        world_model.source = replace(before, dataset=now.dataset, protocol={**shown, **now.protocol})
     meta: dict[str, Any] = {
         **read_json(folder / "meta.json"), "expert_returns": [float(x) for x in demos.returns],
         "episodes": train.num_episodes,
@@ -88,7 +89,7 @@ def imitated(wm: str | Path, dataset: str, out: Path, device: str = "cpu", *, pr
 
 
 def _check(dataset: Dataset, before: Source) -> None:
-    if before.environment and dataset.environment and before.environment != dataset.environment:
+    if before.environment and dataset.environment and game_of(before.environment) != game_of(dataset.environment):
         raise EnvironmentMismatch(
             f"the recordings {dataset.id!r} are of {dataset.environment}, but the world model (dataset {before.dataset}) is "
             f"of {before.environment}; take recordings of that, or fit a model to these"

@@ -144,7 +144,7 @@ def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> N
     meta = {
         "preset": stage.preset, "also": list(stage.also), "updates": stage.train.updates,
         "precision": precision, "episodes": train.num_episodes, "minutes": clock.minutes(),
-        "expert_returns": [float(x) for x in demos.returns], "metrics": summary,
+        "expert_returns": [float(x) for x in demos.returns], "metrics": summary, "fit": _fit_identity(stage),
     }  # fmt: skip
     checkpoint.save(world_model, out, meta)
     store.clear()

@@ -7,8 +7,10 @@ commands, so a killed grid goes on where it was and a finished cell is skipped.
 Rows of finished cells go to ``--results``; what happened on the way (success and return of the real episodes, the two parts of
 CMIL's bound) to ``…_online.csv`` beside it. From those two files
 
-- ``fig2.png`` success rate against real steps, mean over seeds with 95 % bootstrap intervals; offline methods are level lines
-- ``fig3.png`` the discriminator's gap, the ensemble's disagreement and the gap to the expert's return, each scaled to 0 … 1
+- ``fig2_NAME.png`` success rate and return against real steps, mean over seeds with 95 % bootstrap intervals; offline
+  methods are level lines
+- ``fig3_NAME.png`` the discriminator's gap, the ensemble's disagreement and the gap to the expert's return, each scaled to
+  0 … 1
 - ``results.md`` a table
 
 are drawn with ``--figures`` (in the folder named like the results, without the suffix).
@@ -19,7 +21,7 @@ import io
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Literal
@@ -129,6 +131,9 @@ def main(grid: Grid) -> None:
             raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)} One of: {', '.join(METHODS)}")
     if grid.engine == "processes":  # Ray's workers may have what this machine has not
         check_device(grid.device)
+    grid = replace(
+        grid, out=grid.out.resolve(), results=grid.results.resolve()
+    )  # Ray's workers run in folders of their own
     if not grid.figures:
         options = {"workers": grid.workers, "engine": grid.engine, "device": grid.device}
         spread([lambda seed=seed: _fit(grid, seed) for seed in grid.seeds], **options)

@@ -124,8 +124,8 @@ class Grid:
     select: Literal["", "latent_distance"] = ""
     """Also play the policy, of those kept on the way, that an offline metric prefers: rows beside the last one's."""
     tag: str = ""
-    """Added to the methods' names in the results, for a grid that varies something else than its methods: with
-    --fit="--also dream/pong/random-v1" --tag=+random the rows of ditto are called ditto+random."""
+    """Added to the names of methods, in folders and results, for a grid that varies something else: --tag=+random with
+    --fit="--also dream/pong/random-v1". (The last --also counts: where clumsy games are recorded too, name them again.)"""
     eval_seed: int = 10_000
     """Seed of the first of them."""
     out: Path = Path("runs/ditto-paper")
@@ -151,7 +151,7 @@ class Cell:
 
     def folder(self, grid: Grid) -> Path:
         """Where its agent lies."""
-        return grid.out / self.game / f"{self.method}-{self.demos}-{self.seed}"
+        return grid.out / self.game / f"{self.method}{grid.tag}-{self.demos}-{self.seed}"
 
 
 def main(grid: Grid) -> None:
@@ -161,8 +161,9 @@ def main(grid: Grid) -> None:
             raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)} One of: {', '.join(METHODS)}")
     if grid.engine == "processes":  # Ray's workers may have what this machine has not
         check_device(grid.device)
-    if grid.engine == "ray":  # its workers run in folders of their own
-        grid = replace(grid, out=grid.out.resolve(), results=grid.results.resolve())
+    grid = replace(
+        grid, out=grid.out.resolve(), results=grid.results.resolve()
+    )  # Ray's workers run in folders of their own
     for game in grid.games:
         _collect(grid, game)
     models = [(game, seed) for game in grid.games for seed in grid.seeds]
@@ -212,7 +213,7 @@ def _observation(grid: Grid, game: str) -> list[str]:
 
 
 def _model(grid: Grid, game: str, seed: int) -> Path:
-    return grid.out / game / f"wm-{seed}"
+    return grid.out / game / f"wm{grid.tag}-{seed}"
 
 
 def _imitate(grid: Grid, cell: Cell) -> None:

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dream_env.errors import ConfigError
-from dream_env.functional import counter_uniform, standard_normal
+from dream_env.functional import counter_uniform, row_numbers, standard_normal
 from dream_env.latent import Latent
 from dream_env.model.encoded import EncodedDemos
 from dream_env.model.world_model import WorldModel
@@ -135,8 +135,5 @@ class Vmail(Cmil):
 @torch.no_grad()
 def noise_of(x: Float[Tensor, "*shape size"], seed: int) -> Float[Tensor, "*shape size"]:
     """Standard normal numbers that are a function of each row of ``x``: any other row has others, the same row the same."""
-    bits = x.detach().contiguous().view(torch.int32).flatten(0, -2).long()
-    # Integers, which wrap: unlike a sum of floats this does not depend on the order or on the rows beside.
-    places = 2 * torch.arange(x.shape[-1], device=x.device) + 1
-    rows = (bits * places).sum(dim=-1)
+    rows = row_numbers(x).flatten()
     return standard_normal(counter_uniform(rows, torch.full_like(rows, seed), x.shape[-1])).reshape(x.shape)

@@ -121,6 +121,10 @@ def test_noise_of_rows_is_normal_and_a_function_of_each_row():
     nudged[..., 0] = torch.nextafter(x[..., 0], torch.tensor(9.0))
     # The least change of a row draws its noise anew: no two are alike, and none goes with the other.
     assert abs(torch.corrcoef(torch.stack([noise.flatten(), noise_of(nudged, 0).flatten()]))[0, 1]) < 0.03
+    one_hot = torch.eye(8)
+    outer, inner = one_hot[0] + one_hot[3], one_hot[1] + one_hot[2]  # alike for a hash that is a sum of places
+    assert not torch.isclose(noise_of(outer[None], 0), noise_of(inner[None], 0)).any()
+    assert noise_of(x.half(), 0).shape == x.shape
     swapped = x[..., [1, 0, *range(2, 7)]]
     assert not torch.isclose(noise_of(swapped, 0), noise).any(dim=-1).all()
 

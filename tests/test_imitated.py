@@ -1,5 +1,6 @@
 """A world model fitted to one dataset, in which the episodes of another are imitated."""
 
+import shutil
 from dataclasses import replace
 
 import gymnasium
@@ -12,14 +13,15 @@ from recordings import buffers, record
 from small_datasets import record_cartpole, record_squares, tiny_fit, use
 
 from dream_env.agent import load_agent
-from dream_env.checkpoint import load, model_folder, read_json
+from dream_env.checkpoint import Store, load, model_folder, read_json, read_tensors
 from dream_env.errors import CheckpointError, DatasetError, EnvironmentMismatch, SpaceError
-from dream_env.imitated import imitated
+from dream_env.imitated import Imitated, imitated
 from dream_env.measuring.evaluation import EvaluateStage, evaluate_stage
 from dream_env.measuring.results import read
 from dream_env.model.encoded import encode, load_encoded
 from dream_env.plugin import load_learner
 from dream_env.recordings.demos import Demos
+from dream_env.run_folder import MetricsLog
 from dream_env.spaces import ObservationConfig
 from dream_env.stages import ImitateStage, fit_stage, imitate_stage
 
@@ -72,7 +74,40 @@ def test_the_others_are_imitated_and_the_model_is_the_same(root, tmp_path, learn
 def test_called_again_nothing_is_encoded_or_learned(root, tmp_path, monkeypatch):
     agent = imitate(root / "wm", tmp_path / "run")
     monkeypatch.setattr("dream_env.imitated.encode", None)  # would be called
+    monkeypatch.setattr("dream_env.plugins.cloning_learners.CloningLearner.learn", None)
     assert imitate(root / "wm", tmp_path / "run") == agent
+
+
+def test_a_run_that_is_stopped_before_its_model_is_kept_or_in_mid_training_goes_on(root, tmp_path, monkeypatch):
+    unbroken = imitate(root / "wm", tmp_path / "whole", "ditto", steps=200)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Imitated, "keep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            imitate(root / "wm", tmp_path / "run", "ditto", steps=200)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "due", lambda self: True)
+        patch.setattr(MetricsLog, "add", lambda self, row: stop() if row["steps"] >= 100 else None)
+        with pytest.raises(KeyboardInterrupt):
+            imitate(root / "wm", tmp_path / "run", "ditto", steps=200)
+    assert Store(tmp_path / "run").latest_folder() is not None
+    monkeypatch.setattr("dream_env.imitated.encode", None)  # would be called
+    imitate(root / "wm", tmp_path / "run", "ditto", steps=200)
+    ours, theirs = (read_tensors(agent / "policy.safetensors") for agent in (tmp_path / "run", unbroken))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_an_agent_whose_model_is_gone_says_where_it_was(root, tmp_path):
+    agent = imitate(root / "wm", tmp_path / "run")
+    shutil.rmtree(agent / "imitated")
+    with pytest.raises(
+        CheckpointError, match=r"was trained in the world model ./imitated, which is not there \(looked in"
+    ):
+        load_agent(agent)
 
 
 def test_it_is_part_of_what_the_run_is(root, tmp_path):
@@ -120,16 +155,15 @@ def test_what_does_not_fit_leaves_no_folder_behind(root, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.filterwarnings("ignore:.*out of date")
 def test_recordings_of_another_environment_are_refused_before_they_are_converted(tmp_path, monkeypatch):
     record_cartpole()
     fit_stage(tiny_fit("cart/rule-v0", tmp_path / "wm", observation=ObservationConfig()), progress=False)
-    other = gymnasium.make("CartPole-v0")
+    other = gymnasium.make("Acrobot-v1")
     episode = EpisodeBuffer(
-        observations=np.zeros((9, 4), np.float32), actions=np.zeros(8, int), rewards=[0.0] * 8, terminations=[False] * 8,
+        observations=np.zeros((9, 6), np.float32), actions=np.zeros(8, int), rewards=[0.0] * 8, terminations=[False] * 8,
         truncations=[False] * 7 + [True],
     )  # fmt: skip
     record("cart/other-v0", [episode] * 4, other.observation_space, other.action_space, env=other)
     monkeypatch.setattr(Demos, "load", None)  # would be called
-    with pytest.raises(EnvironmentMismatch, match=r"are of CartPole-v0, but the world model .* is of CartPole-v1"):
+    with pytest.raises(EnvironmentMismatch, match=r"are of Acrobot-v1, but the world model .* is of CartPole-v1"):
         imitated(tmp_path / "wm", "cart/other-v0", tmp_path / "run")

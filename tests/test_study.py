@@ -182,7 +182,7 @@ def test_horizons_have_as_many_dreams_as_make_an_update_but_nothing_else_differs
         trained("ditto-model-0", 7.0, seed=7, **four, **dreams(15), **{"fit.seed": 0}),
     )
     assert seeds_of(study.by_horizon("ALE/Pong-v5")) == {
-        "ditto, 15 episodes": {5.0: [5], 15.0: [0, 1], 30.0: [30], 50.0: [50]},
+        "ditto, 15 episodes": {5.0: [5], 15.0: [0, 1, 7], 30.0: [30], 50.0: [50]},  # 7 is in another seed's model
         "ditto-long, 15 episodes": {15.0: [6], 30.0: [8]},
     }
     assert set(study.by_demos("ALE/Pong-v5")) == {"ditto", "ditto-long", "ditto-model-0"}
@@ -345,3 +345,19 @@ def test_a_file_with_nothing_but_returns_gets_what_can_be_made_of_it(tmp_path):
 def test_a_file_that_is_not_there_says_what_writes_one(tmp_path):
     with pytest.raises(ConfigError, match=r"no result file .*evaluate --results"):
         study_report(tmp_path / "none.csv")
+
+
+def test_trainings_in_one_model_and_in_a_model_each_are_of_one_line(tmp_path):
+    rows = [trained("ditto", 10.0 + seed, seed=seed, **({"fit.seed": 0} if seed else {})) for seed in (0, 1, 2)]
+    results.write(tmp_path / "paper.csv", rows)
+    ((name, line),) = Study.read(tmp_path / "paper.csv").by_demos("ALE/Pong-v5").items()
+    assert (name, len(line[15.0])) == ("ditto", 3)
+    (ditto,) = [line for line in rows_table(labelled(rows)).splitlines() if "| ditto |" in line]
+    assert ditto.split("|")[5].strip() == "3"
+
+
+def test_the_same_policy_seed_in_two_models_is_two_trainings(tmp_path):
+    one = trained("ditto", 10.0, seed=1)
+    other = replace(one, options=json.dumps({"fit.seed": 0}))  # which lost all the same games
+    results.write(tmp_path / "paper.csv", [one, replace(other, experiment="paper/ditto-model-0")])
+    assert len(Study.read(tmp_path / "paper.csv").trained) == 2

@@ -59,7 +59,7 @@ def open_world_model(
 def check_environment(world_model: WorldModel, environment: str) -> None:
     """Refuse a model of another environment, naming both."""
     source = world_model.source
-    if _game(source.environment) != _game(environment):
+    if game_of(source.environment) != game_of(environment):
         raise EnvironmentMismatch(
             f"this id dreams of {environment}, but the world model is of "
             f"{source.environment or 'an environment that was not recorded'} (dataset {source.dataset}); "
@@ -67,6 +67,9 @@ def check_environment(world_model: WorldModel, environment: str) -> None:
         )
 
 
-def _game(environment: str) -> str:
-    # Versions and Atari's spellings ("ALE/Pong-v5", "PongNoFrameskip-v4") differ in protocol, not in what is dreamed.
+def game_of(environment: str) -> str:
+    """A Gymnasium id without version and Atari's spellings, which differ in protocol, not in what is dreamed.
+
+    "ALE/Pong-v5" and "PongNoFrameskip-v4" are Pong.
+    """
     return re.sub(r"(NoFrameskip|Deterministic)?-v\d+$", "", environment.removeprefix("ALE/"))

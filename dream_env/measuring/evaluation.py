@@ -208,7 +208,7 @@ def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any
         "environment": facts["environment"], "dataset": source.dataset, "protocol": json.dumps(facts, sort_keys=True),
         "command": _command(), "commit": meta.get("commit", ""),
     }  # fmt: skip
-    fit = read_if_there(Path(run["wm"]) / "run.json") if "wm" in run else {}
+    fit = wm_meta.get("fit") or read_if_there(wm_folder / "run.json")  # models of before have it there alone
     trained: dict[str, Any] = {
         **told(meta, run, fit, agent.world_model.config, source.dataset),
         "wall_minutes": float(wm_meta.get("minutes", 0.0)) + float(meta.get("minutes", 0.0)),

@@ -35,9 +35,9 @@ def changed_reward(row: Row) -> Options:
 
 
 def options_of(row: Row) -> dict[str, Any]:
-    """But for those that say which of a training's policies played."""
+    """But for the model's seed, and for those that say which of a training's policies played."""
     told = dict(json.loads(row.options)) if row.options else {}
-    return {key: value for key, value in told.items() if key not in ("select", "tail")}
+    return {key: value for key, value in told.items() if key not in ("select", "tail", "fit.seed")}
 
 
 def _of_reward(row: Row, key: str) -> bool:

@@ -84,6 +84,11 @@ class Row:
         return int(json.loads(self.options).get("tail", 0)) if self.options else 0
 
     @property
+    def seeds(self) -> tuple[int, int]:
+        """Of the policy's training, and of its world model's: the same unless ``options`` says otherwise."""
+        return self.seed, int(json.loads(self.options).get("fit.seed", self.seed)) if self.options else self.seed
+
+    @property
     def trained(self) -> bool:
         """Whether this is a policy that somebody trained here, and no random actions and no recordings."""
         return self.method not in ("random", "expert")

@@ -174,7 +174,7 @@ class Study:
         return list(grouped([row for row in self.trained if row.environment == environment], key).values())
 
     def _called(self, environment: str, families: Sequence[list[Row]]) -> list[tuple[str, list[Row]]]:
-        """Families with a name each: that of their row in the main comparison, if there is one."""
+        """Families with a name each: of their row in the main comparison if there is one, as it is told from the rows there."""
         main = [row for row in self.main() if row.environment == environment]
         first = [min(rows, key=lambda row: (row not in main, row.horizon != USUAL_HORIZON)) for rows in families]
         named = names([*main, *first])
@@ -219,11 +219,11 @@ def _once(rows: Iterable[Row]) -> list[Row]:
     """Each training once: of two evaluations of it the later, of one that stands under two names the first."""
     # Equal returns alone prove nothing: two trainings that lose every game have them. With all options equal, and the
     # seed, they are one training, which a grid that names it twice (dot-h is ditto) need not have repeated.
-    latest = {(config_of(row), name_of(row), row.seed): row for row in rows}
+    latest = {(config_of(row), name_of(row), row.seeds): row for row in rows}
     seen: set[Any] = set()
     kept = []
-    for (config, _, seed), row in latest.items():
-        same = (config, seed, row.returns)
+    for (config, _, seeds), row in latest.items():
+        same = (config, seeds, row.returns)
         if not row.returns or same not in seen:
             kept.append(row)
         seen.add(same)

@@ -1,5 +1,6 @@
 """Result rows as tables: on the terminal after an evaluation, in a run's report, in the README."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def rows_table(rows: Iterable[Row]) -> str:
             key += (row.dataset,)
             datasets.setdefault(row.environment, set()).add(row.dataset)
         if row.trained:
-            key += (row.learner, row.warm_start, row.options, row.preset, row.n_expert, row.horizon)
+            options = {name: x for name, x in json.loads(row.options or "{}").items() if name != "fit.seed"}
+            key += (row.learner, row.warm_start, json.dumps(options), row.preset, row.n_expert, row.horizon)
         same = groups.setdefault(key, [])
         if not any(same_games(row, other) for other in same):
             same.append(row)

@@ -5,7 +5,7 @@
 - of ``dream-env imitate``: ``steps`` and ``num_envs``, or ``online_steps``; the learner's options by their names
   (``entropy``), the reward's with its name before them (``ditto.metric``), since both may have one of the same name
 - of ``dream-env fit``, with ``fit.`` before them: what differs from the preset, ``held_out``, ``also``; ``seed`` and
-  ``dataset`` only where they are not the policy's own
+  ``dataset`` only where they are not the policy's own. ``wm`` instead, where nobody knows how the model was fitted
 """
 
 import json
@@ -33,7 +33,7 @@ def told(
     Args:
         meta: an agent's ``meta.json``.
         run: its ``run.json``.
-        fit: the ``run.json`` of its world model.
+        fit: how its world model was fitted, as the model's ``meta.json`` says; empty of one that does not.
         config: of the world model.
         dataset: of the episodes that were imitated.
     """
@@ -45,6 +45,8 @@ def told(
         options |= {f"{name}.{option}": value for option, value in changed_options(reward).items()}
     if fit:
         options |= {f"fit.{option}": value for option, value in _fit_options(fit, run, dataset).items()}
+    elif "wm" in run:
+        options["wm"] = run["wm"]
     return {
         "method": reward_name(reward) if rewarded else learner_name(learner),
         "learner": learner_name(learner) if rewarded else "",

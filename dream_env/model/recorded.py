@@ -20,8 +20,8 @@ def recordings_of(demos: Demos, expert: EncodedDemos) -> Demos:
         if known.get(index) != length:
             raise DatasetError(
                 f"the expert's episode {index} has {length} steps, but in {demos.source.dataset!r} it has "
-                f"{known.get(index, 'no')}: the dataset is not the one the world model was fitted to. Put that one "
-                f"back, or fit again"
+                f"{known.get(index, 'no')}: the dataset is not the one whose model states these are. Put that one "
+                f"back, or fit or imitate anew"
             )
     return demos.select([demos.indices.tolist().index(index) for index in indices])
 
@@ -39,7 +39,7 @@ class Recorded:
 
     @classmethod
     def of(cls, world_model: WorldModel, expert: EncodedDemos) -> "Recorded":
-        """Find the dataset that the world model was fitted to, prepared as the model takes it."""
+        """Find the dataset that is imitated, the one the world model was fitted to or another, prepared as the model takes it."""
         return cls(Demos.load(world_model.source.dataset, world_model.observation_spec.config), expert)
 
     def at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
