@@ -78,7 +78,7 @@ def test_without_clumsy_games_the_model_learns_from_the_expert_alone(asked, tmp_
 
 def test_the_score_is_cut_away(asked, tmp_path):
     assert asked(tmp_path)[FitStage][0].observation.crop == (10, 60, 0, 64)
-    assert asked(tmp_path, game="breakout")[FitStage][0].observation.crop == (10, 64, 0, 64)
+    assert asked(tmp_path, game="breakout")[FitStage][0].observation.crop == (28, 60, 0, 64)
 
 
 def test_ppo_starts_from_a_clone_and_other_learners_as_they_are(asked, tmp_path):
