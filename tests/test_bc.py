@@ -119,7 +119,9 @@ def test_recorded_rows_are_those_of_the_model_states():
 def test_recordings_that_have_changed_since_are_refused():
     world_model = tiny_world_model()
     expert = encode(world_model, tiny_demos())
-    with pytest.raises(DatasetError, match=r"episode 0 has 20 steps, but in 'tiny/square-v0' it has 21: .*imitate anew"):
+    with pytest.raises(
+        DatasetError, match=r"episode 0 has 20 steps, but in 'tiny/square-v0' it has 21: .*imitate anew"
+    ):
         Recorded(tiny_demos(steps=21), expert)
     with pytest.raises(DatasetError, match=r"episode 3 has 20 steps, but in 'tiny/square-v0' it has no"):
         Recorded(tiny_demos(episodes=3), expert)
