@@ -63,15 +63,15 @@ def imitated(wm: str | Path, dataset: str, out: Path, device: str = "cpu", *, pr
         DatasetError: if there are too few episodes.
         ConfigError: if there is no such device.
     """
-    check_device(device)
+    check_device(device)  # before a download
     kept = out / "imitated"
-    if not dataset or kept.is_dir():
-        wm = kept if dataset else wm
-        folder = model_folder(wm)
-        splits = (load_encoded(folder, "train", device), load_encoded(folder, "held_out", device))
-        return Imitated(wm, checkpoint.load(wm, device), *splits)
+    wm = kept if dataset and kept.is_dir() else wm
     folder = model_folder(wm)
     world_model = checkpoint.load(folder, device)
+    if not dataset or wm == kept:
+        return Imitated(
+            wm, world_model, load_encoded(folder, "train", device), load_encoded(folder, "held_out", device)
+        )
     before = world_model.source
     _check(find_dataset(dataset), before)  # before a conversion that may take minutes
     demos = Demos.load(dataset, world_model.observation_spec.config, progress=progress)

@@ -2,6 +2,7 @@
 
 import gymnasium
 import numpy as np
+import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from recordings import record
@@ -10,7 +11,7 @@ from dream_env.fitting.fit import FitConfig
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.spaces import ObservationConfig
-from dream_env.stages import FitStage
+from dream_env.stages import FitStage, fit_stage
 from dream_env.tiny import SIZE, tiny_demos
 
 SQUARES = spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
@@ -21,6 +22,14 @@ def use(patch, root):
     """Datasets and their conversions lie under ``root``, and nowhere else."""
     patch.setenv("MINARI_DATASETS_PATH", str(root / "minari"))
     patch.setenv("DREAM_ENV_CACHE", str(root / "cache"))
+
+
+def fit_squares(root):
+    """The squares and, in ``root/wm``, a world model fitted to them; gives ``root``."""
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, root)
+        fit_stage(tiny_fit(record_squares(), root / "wm"), progress=False)
+    return root
 
 
 def record_squares(name="squares/right-v0", episodes=4, steps=20, seed=0):

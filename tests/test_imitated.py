@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from recordings import buffers, record
-from small_datasets import record_cartpole, record_squares, tiny_fit, use
+from small_datasets import fit_squares, record_cartpole, record_squares, tiny_fit, use
 
 from dream_env.agent import load_agent
 from dream_env.checkpoint import Store, load, model_folder, read_json, read_tensors
@@ -31,12 +31,10 @@ OTHERS = "squares/others-v0"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Two datasets of squares, and a world model fitted to the first."""
-    root = tmp_path_factory.mktemp("others")
+    root = fit_squares(tmp_path_factory.mktemp("others"))
     with pytest.MonkeyPatch.context() as patch:
         use(patch, root)
-        record_squares()
         record_squares(OTHERS, episodes=6, seed=5)
-        fit_stage(tiny_fit("squares/right-v0", root / "wm"), progress=False)
     return root
 
 

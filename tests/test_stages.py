@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from recordings import buffers, record
-from small_datasets import record_squares, tiny_fit, use
+from small_datasets import fit_squares, record_squares, tiny_fit, use
 
 from dream_env import checkpoint, stages
 from dream_env.agent import load_agent
@@ -29,12 +29,7 @@ OUT = Path("out")
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory):
     """Folder with a dataset of squares and a world model fitted to it."""
-    root = tmp_path_factory.mktemp("squares")
-    with pytest.MonkeyPatch.context() as patch:
-        use(patch, root)
-        record_squares()
-        fit_stage(tiny_fit("squares/right-v0", root / "wm"), progress=False)
-    return root
+    return fit_squares(tmp_path_factory.mktemp("squares"))
 
 
 @pytest.fixture(autouse=True)

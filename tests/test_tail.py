@@ -4,24 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_datasets import record_squares, tiny_fit, use
+from small_datasets import fit_squares, use
 
 from dream_env.checkpoint import Store, read_tensors
 from dream_env.learning.tail import Tail, tail
 from dream_env.plugin import load_learner
 from dream_env.run_folder import MetricsLog, read_metrics
-from dream_env.stages import ImitateStage, fit_stage, imitate_stage
+from dream_env.stages import ImitateStage, imitate_stage
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A dataset of squares and a world model fitted to it."""
-    root = tmp_path_factory.mktemp("tail")
-    with pytest.MonkeyPatch.context() as patch:
-        use(patch, root)
-        record_squares()
-        fit_stage(tiny_fit("squares/right-v0", root / "wm"), progress=False)
-    return root
+    return fit_squares(tmp_path_factory.mktemp("tail"))
 
 
 @pytest.fixture(autouse=True)

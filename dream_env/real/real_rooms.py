@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from dream_env.box import inside
 from dream_env.errors import SpaceError
 from dream_env.real.environments import Env, environment_from_spec, not_finite
 from dream_env.real.success import SuccessTracker
@@ -62,10 +63,6 @@ class Seen:
 
 class CannotMake(Exception):
     """The environment could not be made; the text says why. Raised in whichever process plays."""
-
-
-_ROUNDING = 1.2e-7
-"""How far outside a bound, as a share of it, an action may lie: one rounding of float32. It is put onto the bound."""
 
 
 class Room:
@@ -155,9 +152,8 @@ def _taken(action: np.ndarray, space: spaces.Space[Any]) -> Any:
     if given.shape == (space.shape or ()) and given.dtype.kind in kinds and np.isfinite(given).all():
         taken = np.array(given, dtype=space.dtype)
         if isinstance(space, spaces.Box):
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            near = (taken >= low - _ROUNDING * np.abs(low)) & (taken <= high + _ROUNDING * np.abs(high))
-            taken = np.where(near, taken.clip(space.low, space.high), taken)
+            # What is outside by a rounding only is put onto the bound.
+            taken = np.where(inside(taken, space), taken.clip(space.low, space.high), taken)
         if space.contains(taken):
             return int(taken) if isinstance(space, spaces.Discrete) else taken
     raise SpaceError(

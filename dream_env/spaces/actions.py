@@ -9,11 +9,9 @@ from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor
 
+from dream_env.box import inside
 from dream_env.errors import SpaceError
 from dream_env.spaces.space_json import space_from_json, space_to_json
-
-_ROUNDING = 1.2e-7
-"""How far outside a bound, as a share of it, an action may lie: one rounding of float32, in which actions are on their way."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +106,7 @@ class ActionSpec:
                 raise SpaceError(f"actions of {array.dtype} came; expected integers of {self.space}")
             bad: np.ndarray = np.asarray((rows < self.space.start) | (rows >= self.space.start + self.space.n))
         else:
-            low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
-            # False for NaN.
-            inside = (rows >= low - _ROUNDING * np.abs(low)) & (rows <= high + _ROUNDING * np.abs(high))
-            bad = np.asarray(~inside.reshape(len(rows), self.size).all(axis=1))
+            bad = np.asarray(~inside(rows, self.space).reshape(len(rows), self.size).all(axis=1))
         if bad.any():
             index = int(np.flatnonzero(bad)[0])
             where = f" of {each} {index}" if batched else ""
