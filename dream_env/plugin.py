@@ -181,6 +181,9 @@ class Learner(ABC):
     usual_reward: ClassVar[str] = "ditto"
     """The reward it is used with where none is named."""
 
+    def check(self, dream: "DreamEnv") -> None:  # noqa: B027 (optional to override)
+        """Refuse a dream in which it cannot learn, with a ConfigError: asked before a run takes its folder."""
+
     @abstractmethod
     def learn(
         self,

@@ -230,6 +230,7 @@ def imitate_stage(
     )  # fmt: skip
     held_out = whom.held_out
     held_out.windows(stage.horizon)
+    learner.check(dream)
     claim(out, "imitate", identity)
     if (out / "meta.json").is_file():
         return out  # finished before

@@ -111,6 +111,18 @@ class Conservative(OnlineLearner):
             if getattr(self, option) < 2:
                 raise ConfigError(f"{option} must be at least 2, one step, not {getattr(self, option)}")
 
+    def check(self, dream: DreamEnv) -> None:
+        """Refuse what cannot be learned.
+
+        Raises:
+            ConfigError: for discrete actions.
+        """
+        if dream.world_model.action_spec.discrete:
+            raise ConfigError(
+                f"this learner sends gradients through actions, which must be numbers, a Box; these are "
+                f"{dream.single_action_space}. Take ditto or ppo, with --reward cmil or gail if the reward is what is wanted"
+            )
+
     # ------------------------------------------------------------------------------------------------------ in the dream
 
     def learn(
@@ -123,7 +135,7 @@ class Conservative(OnlineLearner):
         store: Store | None = None,
     ) -> ActorPolicy:
         """Learn for ``steps`` dream steps, whole updates of about ``num_envs · horizon``; see ``Learner.learn``."""
-        check(dream)
+        self.check(dream)
         with torch.random.fork_rng([dream.device] if dream.device.type == "cuda" else []):
             torch.manual_seed(seed)
             run, windows = ConservativeRun(self, dream, seed), ExpertWindows(dream, self.rows)
@@ -158,7 +170,7 @@ class Conservative(OnlineLearner):
         """The whole of CMIL: real episodes, and an update of model, reward, actor and critics for every few real steps."""
         from .online_loop import OnlineLoop
 
-        check(dream)
+        self.check(dream)
         if dream.reward.paired:
             raise ConfigError(
                 f"reward {dream.reward.name!r} compares each step with the expert's from the same start, but online most "
@@ -186,19 +198,6 @@ class Vmail(Conservative):
     """The learner ``vmail``: the same without conservatism (Rafailov et al. 2021)."""
 
     usual_reward: ClassVar[str] = "vmail"
-
-
-def check(dream: DreamEnv) -> None:
-    """Refuse what cannot be learned.
-
-    Raises:
-        ConfigError: for discrete actions.
-    """
-    if dream.world_model.action_spec.discrete:
-        raise ConfigError(
-            f"this learner sends gradients through actions, which must be numbers, a Box; these are "
-            f"{dream.single_action_space}. Take ditto or ppo, with --reward cmil or gail if the reward is what is wanted"
-        )
 
 
 class ExpertWindows:

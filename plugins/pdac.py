@@ -19,7 +19,7 @@ loop, what is reported and how a killed run goes on are in ``pdac_run.py``.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -110,7 +110,15 @@ class Pdac(OnlineLearner):
         progress: Progress = ignore,
         store: Store | None = None,
     ) -> Policy:
-        """Refuse: there is nothing for it to do in a dream."""
+        """Refuse, as ``check``."""
+        self.check(dream)
+
+    def check(self, dream: DreamEnv) -> NoReturn:
+        """Refuse: there is nothing for it to do in a dream.
+
+        Raises:
+            ConfigError: always.
+        """
         raise ConfigError(
             "pdac learns without a world model, from steps of the real environment alone, and none were given: say how many "
             "with --online-steps. Learners that need no real step: bc, dbc, ditto, ppo"

@@ -319,6 +319,13 @@ def test_stage_leaves_rows_of_random_expert_sampled_and_argmax(run, tmp_path):
     assert sorted(GameLog(run / "ditto" / "episodes.csv").through_training()) == [0, 500]
 
 
+def test_another_environment_is_refused_before_random_games_are_played_and_noted(run, monkeypatch):
+    monkeypatch.setattr("dream_env.measuring.evaluation.evaluate", None)  # would be called
+    with pytest.raises(SpaceError, match="takes actions of Discrete"):
+        evaluate_stage(EvaluateStage(run / "ditto", episodes=1, video=False, environment="breakout"), progress=False)
+    assert not (run / "ditto" / "episodes.csv").exists()
+
+
 def test_stage_called_again_plays_only_what_is_missing(run, monkeypatch):
     stage = EvaluateStage(run / "ditto", episodes=2, snapshot_episodes=0, video=False)
     evaluate_stage(stage, progress=False)

@@ -286,6 +286,20 @@ def test_what_cannot_be_imitated_leaves_no_folder_behind(squares, tmp_path, chan
     assert not (tmp_path / "ditto").exists()
 
 
+@pytest.mark.parametrize(
+    ("learner", "message"),
+    [
+        ("pdac", "none were given: say how many with"),
+        ("vmail", "gradients through actions, which must be numbers"),
+    ],
+)
+def test_a_learner_that_cannot_learn_here_leaves_no_folder_behind(squares, tmp_path, learner, message):
+    stage = ImitateStage(squares / "wm", tmp_path / "run", steps=120, num_envs=4, horizon=5)
+    with pytest.raises(ConfigError, match=message):
+        imitate_stage(stage, "gail", load_learner(learner), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_agent_remembers_how_many_games_it_imitated(squares, tmp_path):
     imitate(squares / "wm", tmp_path / "one", demos=1, snapshots=0, steps=40)
     assert read_json(tmp_path / "one" / "meta.json")["demos"] == 1

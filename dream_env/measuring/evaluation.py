@@ -20,6 +20,7 @@ from tyro.conf import Positional
 from dream_env.agent import Agent, load_agent, load_policy, world_model_of
 from dream_env.checkpoint import model_folder, read_json
 from dream_env.errors import CheckpointError, ConfigError
+from dream_env.filtering import check_spaces
 from dream_env.learning.tail import tail
 from dream_env.measuring import results
 from dream_env.measuring.closeness import action_agreement as action_agreement
@@ -89,6 +90,7 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
     agent = load_agent(stage.agent, device=stage.device)
     make = _environment(stage, agent)
     example = make()
+    check_spaces(agent.world_model, example)  # before random games of another kind are played and noted
     facts, spec_id = protocol(example), example.spec.id if example.spec else ""
     log = GameLog(stage.agent / "episodes.csv", environment=signature(example))
     example.close()
