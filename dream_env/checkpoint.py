@@ -293,6 +293,8 @@ def provenance() -> dict[str, Any]:
 def commit() -> str:
     """The short commit of the checkout this package runs from, ``+`` if it was changed since; empty outside a checkout."""
     here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():  # installed inside another project's checkout, whose commit says nothing
+        return ""
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
@@ -371,5 +373,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
     for key, tensor in tensors.items():
         if key.startswith(prefix + "/"):
             index, name = key[len(prefix) + 1 :].split("/")
-            state.setdefault(int(index), {})[name] = tensor
+            # Adam counts its steps on the CPU: on a GPU the host would wait for each count at each update. Where an optimiser
+            # does count there (fused, capturable), load_state_dict moves the count to its parameter.
+            state.setdefault(int(index), {})[name] = tensor.cpu() if name == "step" else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(__doc__, "\n    Each command explains its flags: dream-env fit --help")
         return
     _keep_freed_memory()
+    if os.getcwd() not in sys.path:  # so that --reward my_reward:MyReward is found, as by python -m
+        sys.path.insert(0, os.getcwd())
     command = COMMANDS.get(words[0])
     try:
         if command is None:
@@ -65,6 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     except DreamEnvError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]: ", end="")
         print(error, file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # no permission, no room, no such folder
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where it was.", file=sys.stderr)

@@ -80,7 +80,7 @@ def imitated(wm: str | Path, dataset: str, out: Path, device: str = "cpu", *, pr
     world_model.source = now
     if not now.env_spec:  # how to make the environment, and what its pictures are, the model's own recordings say
         shown = {"protocol": before.protocol["protocol"]} if "protocol" in before.protocol else {}
-        world_model.source = replace(before, dataset=now.dataset, protocol={**shown, **now.protocol})
+        world_model.source = replace(before, dataset=now.dataset, folder=now.folder, protocol={**shown, **now.protocol})
     meta: dict[str, Any] = {
         **read_json(folder / "meta.json"), "expert_returns": [float(x) for x in demos.returns],
         "episodes": train.num_episodes,

@@ -22,14 +22,14 @@ from dream_env.model.recorded import recordings_of
 from dream_env.model.world_model import WorldModel
 from dream_env.playing.real_environment import environment_of
 from dream_env.playing.real_episodes import RealEpisodes
-from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
+from dream_env.plugin import Learner, Policy, Reward, load_reward
 from dream_env.progress import progress_bar
 from dream_env.real.environments import environment_from_spec
 from dream_env.recordings.demos import Demos
 from dream_env.recordings.recording import dataset_folder
 from dream_env.recordings.replay import Replay, check_new_dataset
 from dream_env.run_folder import Clock, MetricsLog, check_claim, claim
-from dream_env.stages import ImitateStage, imitate_identity
+from dream_env.stages import ImitateStage, imitate_identity, usual_identity
 
 
 def online_stage(
@@ -57,8 +57,9 @@ def online_stage(
             "--precision out"
         )
     reward = load_reward(reward or type(learner).usual_reward)
-    identity = imitate_identity(stage, reward, learner, "online_workers", "online_dataset")
-    check_claim(out, "imitate", identity)  # before recordings are encoded
+    free = "online_workers", "online_dataset"  # change nothing of what is learned
+    identity, usual = (of(stage, reward, learner, *free) for of in (imitate_identity, usual_identity))
+    check_claim(out, "imitate", identity, usual=usual)  # before recordings are encoded
     whom = imitated(stage.wm, stage.dataset, out, stage.device, progress=progress)
     dream = DreamEnv(
         stage.num_envs,
@@ -68,10 +69,11 @@ def online_stage(
         horizon=stage.horizon,
         episodes=stage.demos,
     )
+    learner.check_online(dream)
     spec = _environment_spec(stage, dream.world_model)
-    whole = Demos.load(dream.world_model.source.dataset, dream.world_model.observation_spec.config)
+    whole = Demos.load(dream.world_model.source.where, dream.world_model.observation_spec.config)
     demos = recordings_of(whole, dream.expert)
-    claim(out, "imitate", identity)
+    claim(out, "imitate", identity, usual=usual, seen=fingerprint(whom.world_model))
     whom.keep()
     source = dream.world_model.source
     replay = Replay(out / "replay", dream.world_model.observation_spec, dream.world_model.action_spec, source)
@@ -112,7 +114,7 @@ def online_stage(
         reward_by_step(dream.world_model, held_out, reward, {"learner": policy}, horizon=stage.horizon, path=path)
     save_agent(Agent(dream.world_model, policy), out, world_model_folder=wm, learner=learner, meta={
         "steps": made, **steps, "dropped_episodes": dropped, "real_episodes": replay.num_episodes, "minutes": clock.minutes(),
-        "reward": plugin_identity(reward), "options": plugin_identity(learner), "demos": demos.num_episodes,
+        "reward": identity["reward"], "options": identity["learner"], "demos": demos.num_episodes,
     })  # fmt: skip
     _leave_dataset(stage, replay, spec)
     store.clear()

@@ -14,6 +14,7 @@ same door as a stranger's (``dream_env.rewards``, ``dream_env.learners``); ``dre
 
 import dataclasses
 import importlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -242,8 +243,23 @@ def load_learner(learner: str | Learner, **options: Any) -> Learner:
 
 
 def plugin_identity(plugin: Reward | Learner) -> dict[str, Any]:
-    """A plug-in's class and all its options, as JSON."""
-    return {"class": f"{type(plugin).__module__}:{type(plugin).__qualname__}", **config_to_json(plugin)}
+    """A plug-in's class and all its options, as JSON; what is none, a path for one, as text.
+
+    Raises:
+        PluginError: if it is no dataclass.
+    """
+    cls = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+    if not dataclasses.is_dataclass(plugin):
+        raise PluginError(
+            f"{cls} is no dataclass, whose fields are a plug-in's options; put @dataclass above the class"
+        )
+    options = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
+    plain: dict[str, Any] = json.loads(json.dumps(options, default=_plain))
+    return {"class": cls, **plain}
+
+
+def _plain(option: Any) -> Any:
+    return config_to_json(option) if dataclasses.is_dataclass(option) else str(option)
 
 
 def _load(kind: Kind, contract: type[PluginType], plugin: str | PluginType, options: dict[str, Any]) -> PluginType:

@@ -7,6 +7,7 @@ and another one is refused before it overwrites anything.
 import csv
 import io
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -15,40 +16,66 @@ from typing import Any
 from dream_env.checkpoint import read_json, write_file, write_json
 from dream_env.errors import CheckpointError
 
+SEEN = "fingerprint"
+"""Key of ``run.json``: of what the run learns from, which may change under the same name."""
 
-def claim(folder: Path, stage: str, config: dict[str, Any]) -> None:
+
+def claim(
+    folder: Path, stage: str, config: dict[str, Any], *, usual: dict[str, Any] | None = None, seen: str = ""
+) -> None:
     """Take a folder for a stage's command, or find it taken by the same one.
 
+    Args:
+        folder: of the run.
+        stage: name of the command.
+        config: all that makes the run this one.
+        usual: the same with all options at their defaults: one that an earlier version did not have counts as that.
+        seen: fingerprint of what the run learns from.
+
     Raises:
-        CheckpointError: as of ``check_claim``.
+        CheckpointError: as of ``check_claim``; or if the run began with something else of the same name.
     """
-    check_claim(folder, stage, config)
-    if not (folder / "run.json").is_file():
+    check_claim(folder, stage, config, usual=usual)
+    path = folder / "run.json"
+    if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "run.json", {"stage": stage, **config})
+        write_json(path, {"stage": stage, **config, **({SEEN: seen} if seen else {})})
+    elif seen and read_json(path).get(SEEN, seen) != seen:
+        raise CheckpointError(
+            f"what {folder} learned from has changed since it was begun, under the same name; what is there was made of the "
+            f"old one. Delete the folder, or choose another --out"
+        )
 
 
-def check_claim(folder: Path, stage: str, config: dict[str, Any]) -> None:
+def check_claim(folder: Path, stage: str, config: dict[str, Any], *, usual: dict[str, Any] | None = None) -> None:
     """Refuse a folder that ``claim`` would refuse, and leave it as it is: for stages with long work before they claim.
 
     Raises:
-        CheckpointError: if the folder holds another run; the options that differ are named.
+        CheckpointError: if the folder holds another run; the options that differ are named. If it cannot be written.
     """
-    mine = {"stage": stage, **config}
     path = folder / "run.json"
     if path.is_file():
-        other = read_json(path)
-        if other != mine:
+        other = {name: value for name, value in read_json(path).items() if name != SEEN}
+        difference = _difference({**_flat(usual or {}), **_flat(other)}, _flat({"stage": stage, **config}))
+        if difference:
             raise CheckpointError(
-                f"{folder} already holds another run: {_difference(other, mine)}. Choose another --out, delete the folder, or "
-                f"repeat the command it was made with to go on there"
+                f"{folder} already holds another run: {difference}. Choose another --out, delete the folder, or repeat the "
+                f"command it was made with to go on there"
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(not _unfinished(file) for file in folder.iterdir()):
         raise CheckpointError(f"{folder} exists, is not empty and is no run of dream-env; choose another --out")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise CheckpointError(
+            f"{folder} cannot be written: {there} is no folder that you may write to; choose another --out"
+        )
 
 
-def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
-    before, now = _flat(theirs), _flat(mine)
+def _unfinished(file: Path) -> bool:
+    return file.name.startswith(".run.json.tmp-")  # of a kill in the very first moment
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     shown = [f"{name} is {before.get(name)!r} there and {now.get(name)!r} here" for name in names[:3]]
     return "; ".join(shown) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")

@@ -3,6 +3,8 @@
 collect → a Minari dataset        fit → wm/        imitate → ditto/        evaluate → ditto/evaluation.csv
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from dream_env import checkpoint
-from dream_env.agent import Agent, save_agent
+from dream_env.agent import Agent, fingerprint, save_agent
 from dream_env.checkpoint import Store, config_to_json
 from dream_env.device import check_device, fast_precision
 from dream_env.dream.env import DreamEnv
@@ -93,7 +95,9 @@ def fit_stage(stage: FitStage, *, progress: bool = True) -> Path:
 
 def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> None:
     out = stage.out
-    processes.once(lambda: check_claim(out, "fit", _fit_identity(stage)))
+    identity = _fit_identity(stage)
+    usual = _fit_identity(FitStage.of(stage.preset, stage.dataset, out)) if stage.preset in PRESETS else {}
+    processes.once(lambda: check_claim(out, "fit", identity, usual=usual))
     demos, *others = processes.first_then_others(
         lambda: [Demos.load(name, stage.observation, progress=progress) for name in (stage.dataset, *stage.also)]
     )
@@ -104,16 +108,22 @@ def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> N
         )
     recordings = Mixture([demos, *others])
     recordings.windows(stage.train.length)
+    if progress and (short := recordings.too_short(stage.train.length)):
+        print(
+            f"{short} of {recordings.num_episodes} episodes are shorter than {stage.train.length} rows and are not drawn from"
+        )
     processes.check(stage.train.batch)
     precision = stage.precision or fast_precision(stage.device)
-    processes.once(lambda: claim(out, "fit", _fit_identity(stage)))
-    if (out / "meta.json").is_file():
-        return  # finished before
     torch.manual_seed(stage.train.seed)
     train, held_out = demos.split(stage.held_out)
-    world_model = WorldModel(
+    world_model = WorldModel(  # made before the folder is taken: sizes may not fit
         stage.model, demos.observation_spec, demos.action_spec, demos.source, recordings.statistics
     ).with_precision(precision).to(stage.device)  # fmt: skip
+    processes.once(lambda: claim(out, "fit", identity, usual=usual))
+    if (out / "meta.json").is_file():
+        if progress:
+            print(f"{out} was finished before; to fit it anew delete it")
+        return
     store = Store(out)
     rows = fit(
         world_model, Mixture([train, *others]), stage.train, held_out=held_out, store=store, graph=stage.graph,
@@ -139,15 +149,25 @@ def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> N
         episode = held_out.episode(int(held_out.lengths.argmax()))
         context = min(5, episode.num_steps)  # of an episode shorter than the usual 50 frames, what there is
         horizon = min(45, episode.num_steps + 1 - context)
-        open_loop_video(world_model, episode, out / "open_loop.mp4", context=context, horizon=horizon)
+        with _not_worth_a_run("open_loop.mp4"):
+            open_loop_video(world_model, episode, out / "open_loop.mp4", context=context, horizon=horizon)
     summary = read_metrics(out / "metrics.csv")[-1]
     meta = {
         "preset": stage.preset, "also": list(stage.also), "updates": stage.train.updates,
         "precision": precision, "episodes": train.num_episodes, "minutes": clock.minutes(),
-        "expert_returns": [float(x) for x in demos.returns], "metrics": summary, "fit": _fit_identity(stage),
+        "expert_returns": [float(x) for x in demos.returns], "metrics": summary, "fit": identity,
     }  # fmt: skip
     checkpoint.save(world_model, out, meta)
     store.clear()
+
+
+@contextmanager
+def _not_worth_a_run(file: str) -> Iterator[None]:
+    """Tell why a file is missing that only shows what was learned, and go on: the model or agent is yet to be saved."""
+    try:
+        yield
+    except Exception as error:  # no ffmpeg, a reward of somebody's own, whatever
+        print(f"no {file}: {type(error).__name__}: {error}")
 
 
 def _fit_identity(stage: FitStage) -> dict[str, Any]:
@@ -221,8 +241,14 @@ def imitate_stage(
         raise ConfigError("online_steps are for dream_env.online_stage.online_stage; imitate_stage stays in the dream")
     reward = load_reward(reward)
     learner = resolve_learner(learner) if isinstance(learner, str) else learner
-    identity = imitate_identity(stage, reward, learner)
-    check_claim(out, "imitate", identity)  # before recordings are encoded
+    reported = getattr(learner, "report_last", stage.tail)  # SB3's learners report after each rollout anyway
+    if stage.tail > reported:
+        raise ConfigError(
+            f"--tail {stage.tail} keeps the policies after the last {stage.tail} updates, and this learner reports each of its "
+            f"last {reported} alone; give --report-last {stage.tail} too"
+        )
+    identity, usual = imitate_identity(stage, reward, learner), usual_identity(stage, reward, learner)
+    check_claim(out, "imitate", identity, usual=usual)  # before recordings are encoded
     whom = imitated(stage.wm, stage.dataset, out, stage.device, progress=progress)
     dream = DreamEnv(
         stage.num_envs, wm=whom.world_model, expert=whom.train, reward=reward, horizon=stage.horizon,
@@ -230,10 +256,15 @@ def imitate_stage(
     )  # fmt: skip
     held_out = whom.held_out
     held_out.windows(stage.horizon)
+    if progress and (short := whom.train.too_short(stage.horizon)):
+        few = f"{short} of {whom.train.num_episodes} episodes"
+        print(f"{few} are shorter than a dream of {stage.horizon} steps, and none begins in them")
     learner.check(dream)
-    claim(out, "imitate", identity)
+    claim(out, "imitate", identity, usual=usual, seen=fingerprint(whom.world_model))
     if (out / "meta.json").is_file():
-        return out  # finished before
+        if progress:
+            print(f"{out} was finished before; to learn it anew delete it")
+        return out
     whom.keep()
     store = Store(out)
     saved = store.latest_folder()
@@ -256,11 +287,13 @@ def imitate_stage(
         policy = learner.learn(dream, stage.steps, seed=stage.seed, progress=report, store=store)
     # A policy of observations has no line: a dream shows model states, and what it would do on decoded ones says little.
     lines = {"learner": policy} if policy.observes == "latent" else {}
-    reward_by_step(dream.world_model, held_out, reward, lines, horizon=stage.horizon, path=out / "reward_by_step.csv")
+    with _not_worth_a_run("reward_by_step.csv"):
+        path = out / "reward_by_step.csv"
+        reward_by_step(dream.world_model, held_out, reward, lines, horizon=stage.horizon, path=path)
     agent = Agent(dream.world_model, policy)
     save_agent(agent, out, world_model_folder=whom.wm, learner=learner, meta={
-        "steps": stage.steps, "minutes": clock.minutes(), "reward": plugin_identity(reward),
-        "options": plugin_identity(learner), "demos": dream.expert.num_episodes,
+        "steps": stage.steps, "minutes": clock.minutes(), "reward": identity["reward"],
+        "options": identity["learner"], "demos": dream.expert.num_episodes,
     })  # fmt: skip
     store.clear()
     return out
@@ -269,9 +302,19 @@ def imitate_stage(
 def imitate_identity(stage: ImitateStage, reward: Reward, learner: Learner, *but: str) -> dict[str, Any]:
     """What makes a run this one, as ``run.json`` has it: all options but where it goes, what it runs on, and ``but``."""
     identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
-    left_out = ("out", "device", "precision", *but, *([] if stage.dataset else ["dataset"]))
+    usual = {"dataset": "", "precision": "float32"}  # runs of before do not tell them
+    left_out = ("out", "device", *but, *(name for name, value in usual.items() if getattr(stage, name) == value))
     found: dict[str, Any] = plain({name: value for name, value in identity.items() if name not in left_out})
     return found
+
+
+def usual_identity(stage: ImitateStage, reward: Reward, learner: Learner, *but: str) -> dict[str, Any]:
+    """The same of a run that leaves all options as they are; nothing of a plug-in with options that have no default."""
+    try:
+        usual = type(reward)(), type(learner)()
+    except TypeError:
+        return {}
+    return imitate_identity(ImitateStage(stage.wm, stage.out), *usual, *but)
 
 
 class _Watch:
@@ -294,7 +337,10 @@ class _Watch:
             return {}
         while self.marks and steps >= self.marks[0]:
             self.marks.pop(0)
-        with torch.random.fork_rng(devices=[]):  # looking must not change what is learned
+        device = self.dream.device
+        with torch.random.fork_rng(
+            [device] if device.type == "cuda" else []
+        ):  # looking must not change what is learned
             torch.manual_seed(0)
             metrics = self._measure(policy)
         if self.keep:

@@ -66,8 +66,7 @@ def check_reward(
         for step in (0, HORIZON - 1):
             _check_rewards(reward, transition_of(rollout, step))
     _check_update(reward, rollout)
-    with torch.no_grad():
-        _check_state(reward, world_model, expert, transition_of(rollout, 1))
+    _check_state(reward, world_model, expert, rollout)
     dream = DreamEnv(num_envs, wm=world_model, expert=expert, reward=reward, horizon=HORIZON)
     dream.reset(seed=0)
     dream.action_space.seed(0)
@@ -109,8 +108,8 @@ def _check_update(reward: Reward, rollout: Rollout) -> None:
     assert _equal(before, rollout), f"reward {reward.name!r}: update changed the rollout it was given"
 
 
-def _check_state(reward: Reward, world_model: WorldModel, expert: EncodedDemos, transition: Transition) -> None:
-    name = reward.name
+def _check_state(reward: Reward, world_model: WorldModel, expert: EncodedDemos, rollout: Rollout) -> None:
+    name, transition = reward.name, transition_of(rollout, 1)
     state = reward.state_dict()
     for key, value in state.items():
         assert isinstance(value, Tensor), (
@@ -119,10 +118,19 @@ def _check_state(reward: Reward, world_model: WorldModel, expert: EncodedDemos, 
     state = {key: value.clone() for key, value in state.items()}
     twin = dataclasses.replace(reward) if dataclasses.is_dataclass(reward) else type(reward)()
     assert isinstance(twin, Reward)
-    twin.prepare(world_model, expert)
-    twin.load_state_dict(state)
-    same = torch.equal(twin(transition), reward(transition))
+    with torch.no_grad():
+        twin.prepare(world_model, expert)
+        twin.load_state_dict(state)
+        same = torch.equal(twin(transition), reward(transition))
     assert same, f"reward {name!r}: a twin given state_dict() rewards the same transition differently"
+    for one in (twin, reward):  # what it learns with goes on as well: the optimiser's moments, a generator
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            one.update(rollout)
+            one.update(rollout)
+    with torch.no_grad():
+        same = torch.equal(twin(transition), reward(transition)) and _equal(twin.state_dict(), reward.state_dict())
+    assert same, f"reward {name!r}: a twin given state_dict() learns something else from the same rollout"
 
 
 def check_learner(
@@ -145,7 +153,7 @@ def check_learner(
         _check_learning(learner, steps, num_envs, partial(_dream, action_space, type(learner).usual_reward))
 
 
-def _check_learning(learner: Learner, steps: int, num_envs: int, dream: Callable[[int], DreamEnv]) -> None:
+def _check_learning(learner: Learner, steps: int, num_envs: int, dream: Callable[..., DreamEnv]) -> None:
     name = type(learner).__name__
     calls: list[dict[str, float]] = []
     policy = learner.learn(dream(num_envs), steps, seed=1, progress=lambda _, metrics: calls.append(metrics))
@@ -161,6 +169,33 @@ def _check_learning(learner: Learner, steps: int, num_envs: int, dream: Callable
     again = learner.learn(dream(num_envs), steps, seed=1)
     assert _equal(policy.state_dict(), again.state_dict()), f"learner {name}: the same seed gives other weights"
     _check_resume(learner, policy, steps, partial(dream, num_envs), stop_after=len(calls) // 2)
+    if type(learner).follows_reward and not dream(1).reward.state_dict():  # else its reward's state was kept just now
+        learning = partial(dream, num_envs, reward=_Growing)
+        unbroken = learner.learn(learning(), steps, seed=1)
+        _check_resume(learner, unbroken, steps, learning, stop_after=len(calls) // 2)
+
+
+class _Growing(Reward):
+    """Grows with every horizon, so that it shows if a learner forgets the dream's and with it the reward's state."""
+
+    name = "growing"
+    bounds = (-1.0, 1.0)
+
+    def prepare(self, world_model: WorldModel, expert: EncodedDemos) -> None:
+        self._horizons = torch.zeros((), device=world_model.device)
+
+    def __call__(self, transition: Transition) -> Tensor:
+        return torch.tanh(transition.latent_tp1.deter.mean(dim=-1) * (1.0 + self._horizons))
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        self._horizons += 1.0
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"horizons": self._horizons}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._horizons = state["horizons"].clone()
 
 
 class _Interrupted(Exception):
@@ -186,7 +221,19 @@ def _check_resume(
             pass
         else:
             raise AssertionError(f"learner {name} swallowed an exception that progress raised")
-        resumed = learner.learn(dream(), steps, seed=1, store=Store(folder, every_seconds=0.0))
+        saved = Store(folder).latest_folder()
+        assert saved is not None, (
+            f"learner {name} was interrupted half of the way and had kept nothing in its store; if {steps} steps are no more "
+            f"than one or two of its updates, examine it with more"
+        )
+        told: list[float] = []
+        resumed = learner.learn(
+            dream(), steps, seed=1, store=Store(folder, every_seconds=0.0),
+            progress=lambda _, metrics: told.append(metrics["steps"]),
+        )  # fmt: skip
+        assert min(told, default=math.inf) >= int(saved.name), (
+            f"learner {name} has a state of {int(saved.name)} steps in its store, and began anew at {min(told):g}"
+        )
     same = _equal(unbroken.state_dict(), resumed.state_dict())
     assert same, f"learner {name}: a run that was interrupted and resumed has other weights than an unbroken one"
 
@@ -229,10 +276,13 @@ def _check_options(who: str, plugin: Reward | Learner) -> None:
         raise AssertionError(f"{who}: an option does not go through JSON: {error}") from error
 
 
-def _dream(action_space: spaces.Space[Any] | None, reward: str, num_envs: int) -> DreamEnv:
+def _dream(
+    action_space: spaces.Space[Any] | None, usual_reward: str, num_envs: int, reward: Callable[[], Reward] | None = None
+) -> DreamEnv:
     world_model = tiny_world_model(action_space=action_space, ensemble=2)
     expert = tiny_expert(world_model)
-    return DreamEnv(num_envs, wm=world_model, expert=expert, reward=reward, horizon=HORIZON)
+    following = reward() if reward else usual_reward
+    return DreamEnv(num_envs, wm=world_model, expert=expert, reward=following, horizon=HORIZON)
 
 
 @contextmanager

@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
-from runner import Engine, finished, note_finished, run, spread
+from runner import Engine, finished, note_finished, run, spread, start
 
 from dream_env.checkpoint import read_json, write_file
 from dream_env.device import check_device
@@ -353,4 +352,4 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Grid))
+    start(main, Grid)

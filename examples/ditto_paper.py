@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-from runner import Engine, finished, note_finished, run, spread
+from runner import Engine, finished, note_finished, run, spread, start
 
 from dream_env.device import check_device
 from dream_env.errors import ConfigError, nearest
@@ -98,12 +97,19 @@ class Grid:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds, of world model and learner alike."""
     expert: str = "scripted"
-    """Whom to record, as of ``dream-env collect``; or "recorded", if the dataset is there and nothing is to be recorded."""
+    """Whom to record, as of ``dream-env collect``; or "recorded", if the dataset is there and nothing is to be recorded. In
+    it {game} is the short name, and {id} the id without its version, as on the hub: sb3/ppo-{id}NoFrameskip-v4."""
     dataset: str = "dream/{game}/slips-v1"
     """Minari id of the demonstrations; recorded as ``dream-env run`` does if it is not there."""
+    imitate: str = ""
+    """Minari id of other demonstrations to imitate, {game} too, which are there: then the model learns from the first ones and
+    nobody imitates them (the paper's comparison of models fitted to an A2C and to a PPO agent's games)."""
+    environment: str = ""
+    """Play this one, {game} too, instead of the one that was recorded: for recordings of others that do not say."""
     max_steps: int | None = None
-    """Steps after which a real game is cut off. 4500 are five minutes, the limit of the first papers on Atari: a Breakout
-    agent that waits for a ball it does not serve would stand there for the half hour that the emulator allows today."""
+    """Steps after which a game that is recorded here, and a real one, is cut off. 4500 are five minutes, the limit of the
+    first papers on Atari: a Breakout agent that waits for a ball it does not serve would stand there for the half hour that the
+    emulator allows today."""
     preset: Literal["small", "paper"] = "small"
     """Sizes of the world model."""
     updates: int | None = None
@@ -159,6 +165,11 @@ def main(grid: Grid) -> None:
     for method in grid.methods:
         if method not in METHODS:
             raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)} One of: {', '.join(METHODS)}")
+    if grid.expert == "recorded" and grid.max_steps is not None:
+        raise ConfigError(
+            "--max-steps is of the games that this grid records, and its policies play what was recorded; with "
+            "--expert recorded the recordings say when a game is cut off"
+        )
     if grid.engine == "processes":  # Ray's workers may have what this machine has not
         check_device(grid.device)
     grid = replace(
@@ -183,7 +194,8 @@ def _collect(grid: Grid, game: str) -> None:
     if grid.expert == "recorded":
         return
     defaults = RunConfig(game, grid.out)
-    options = ["--expert", grid.expert, "--episodes", str(defaults.episodes), "--workers", str(grid.workers)]
+    expert = grid.expert.format(game=game, id=environment_id(game).split("/")[-1].rpartition("-")[0])
+    options = ["--expert", expert, "--episodes", str(defaults.episodes), "--workers", str(grid.workers)]
     options += ["--max-steps", str(grid.max_steps)] if grid.max_steps else []
     lapses = ["--explore", str(defaults.explore), "--noise", str(defaults.noise), "--lapse"]
     dataset = grid.dataset.format(game=game)
@@ -222,6 +234,7 @@ def _imitate(grid: Grid, cell: Cell) -> None:
         "imitate", str(_model(grid, cell.game, cell.seed)), "--out", str(folder), "--seed", str(cell.seed),
         "--demos", str(cell.demos), "--steps", str(grid.steps), "--snapshots", str(grid.snapshots),
         "--tail", str(grid.tail), "--device", grid.device, *METHODS[cell.method],
+        *(["--dataset", grid.imitate.format(game=cell.game)] if grid.imitate else []),
     ]  # fmt: skip
     evaluate = [
         "evaluate", str(folder), "--episodes", str(grid.episodes), "--seed", str(grid.eval_seed), "--no-video",
@@ -229,13 +242,13 @@ def _imitate(grid: Grid, cell: Cell) -> None:
         "--experiment", f"ditto-paper/{cell.method}{grid.tag}", "--results", str(grid.results),
         *(["--tail-episodes", str(grid.episodes)] if grid.tail else []),
         *(["--select", grid.select] if grid.select and cell.method != "bc" else []),  # bc sees no dream to measure it in
-        *(["--environment", cell.game] if grid.expert == "recorded" else []),  # recordings of others may not say
+        *(["--environment", grid.environment.format(game=cell.game)] if grid.environment else []),
     ]  # fmt: skip
     if finished(folder, (imitate, evaluate)):
         return
     run(imitate)
     run(evaluate)
-    dataset = grid.dataset.format(game=cell.game)
+    dataset = (grid.imitate or grid.dataset).format(game=cell.game)
     points = curves.of_agent(
         folder, dataset=dataset, game=cell.game, method=cell.method + grid.tag, n_expert=cell.demos, seed=cell.seed
     )
@@ -244,4 +257,4 @@ def _imitate(grid: Grid, cell: Cell) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Grid))
+    start(main, Grid)

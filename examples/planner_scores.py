@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
+from runner import start
 
 from dream_env.checkpoint import commit
 from dream_env.collecting.collect import CollectConfig, collect
@@ -112,4 +112,4 @@ def table(rows: Sequence[results.Row]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Scores))
+    start(main, Scores)

@@ -17,8 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-import tyro
-from runner import run, spread
+from runner import run, spread, start
 
 from dream_env.checkpoint import read_json, write_file
 from dream_env.collecting.collect import collect
@@ -218,4 +217,4 @@ def draw(points: list[Point], path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Minutes))
+    start(main, Minutes)

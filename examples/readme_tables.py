@@ -1,18 +1,32 @@
-"""Write the README's result tables from the committed result files: ``python examples/readme_tables.py [--check]``.
+"""Write the tables of the READMEs from the committed result files: ``python examples/readme_tables.py [--check]``.
 
-What stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced; with ``--check`` a difference is an error. All
+What stands between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced, in the README and in that of the results; with
+``--check`` a difference is an error. ``NAME, in short`` is a table of the methods that the README compares, a line each. All
 rows of ``speed.csv`` go to ``speed.md`` beside it.
 """
 
 import re
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
+import planner_scores
 import pong_minutes
 
 from dream_env.measuring import results
-from dream_env.measuring.study import labelled
-from dream_env.measuring.tables import results_table, rows_table
+from dream_env.measuring.results import Row
+from dream_env.measuring.study import labelled, name_of, score
+from dream_env.measuring.tables import interval, markdown, number, results_table, rows_table
+
+IN_SHORT = {
+    "ditto": ("bc", "dbc", "gail", "ditto", "ditto-anchor", "ppo", "ppo-anchor"),
+    "ditto_a3c": ("bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ditto-anchor", "ppo"),
+    "cmil": ("bc", "dbc", "vmail-offline", "cmil-offline", "vmail", "cmil", "pdac"),
+}
+"""Methods that the README shows, by result file: no ablations, and of the expert's episodes the usual number."""
+DEMOS = {"ditto": (15,), "ditto_a3c": (15,), "cmil": (20, 9)}
+"""That number; of robots, by task."""
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "examples" / "results"
@@ -27,10 +41,40 @@ def grid_table(name: str) -> str:
     return rows_table(labelled(results.read(RESULTS / f"{name}.csv")))
 
 
+def short_table(name: str) -> str:
+    """A line for each of ``IN_SHORT``: IQM and interval of sampled and of likeliest actions side by side."""
+    found: dict[tuple[str, str], dict[bool, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in results.read(RESULTS / f"{name}.csv"):
+        usual = row.n_expert in DEMOS[name] and name_of(row) in IN_SHORT[name] and not row.select and not row.tail
+        if usual or not row.trained:
+            found[row.environment, name_of(row) if row.trained else row.method][row.deterministic].append(row)
+    order = ("random", "expert", *IN_SHORT[name])
+    lines = []
+    for (environment, method), by in sorted(found.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
+        of_policy = method in IN_SHORT[name]
+        shown = {how: rows if of_policy else rows[:1] for how, rows in by.items()}  # everybody meets the same expert
+        seeds = {how: len({row.seed for row in rows}) for how, rows in shown.items()}
+        assert all(seeds[how] == len(rows) for how, rows in shown.items()), (environment, method)
+        lines.append(
+            (
+                environment, method, str(seeds[False]) if of_policy else "", str(sum(row.episodes for row in shown[False])),
+                *(_score(shown[how]) if how in shown else "" for how in (False, True)),
+            )
+        )  # fmt: skip
+    return markdown(("environment", "policy", "seeds", "games", "actions sampled", "the likeliest actions"), lines)
+
+
+def _score(rows: Sequence[Row]) -> str:
+    found = score(rows)
+    return f"{number(found.iqm)} ({interval(found.low, found.high)})"
+
+
 def tables() -> dict[str, str]:
     """Every table by the name in its marker."""
     found = {name: results_table([RESULTS / f"{name}.csv"]) for name in ("pong", "pong_short")}
-    found |= {name: grid_table(name) for name in ("ditto", "ditto_a3c", "cmil") if (RESULTS / f"{name}.csv").is_file()}
+    for name in IN_SHORT:
+        found |= {name: grid_table(name), f"{name}, in short": short_table(name)}
+    found["planner"] = planner_scores.table(results.read(RESULTS / "planner.csv"))
     if (RESULTS / "pong_minutes.csv").is_file():
         found["pong_minutes"] = pong_minutes.table(pong_minutes.read(RESULTS / "pong_minutes.csv"))
     if (RESULTS / "speed.csv").is_file():
@@ -39,7 +83,7 @@ def tables() -> dict[str, str]:
 
 
 def written(text: str) -> str:
-    """The README with its tables made anew."""
+    """A README with its tables made anew."""
     for name, table in tables().items():
         pattern = rf"(<!-- results: {name} -->\n).*?(<!-- end -->)"
         text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL)
@@ -48,8 +92,7 @@ def written(text: str) -> str:
 
 def files() -> dict[Path, str]:
     """What each file made here should hold."""
-    readme = ROOT / "README.md"
-    found = {readme: written(readme.read_text())}
+    found = {path: written(path.read_text()) for path in (ROOT / "README.md", RESULTS / "README.md")}
     if (RESULTS / "speed.csv").is_file():
         found[RESULTS / "speed.md"] = loops(read(RESULTS / "speed.csv")) + "\n"
     return found

@@ -7,13 +7,26 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+import tyro
 
 from dream_env.checkpoint import write_file
-from dream_env.errors import ConfigError
+from dream_env.errors import ConfigError, DreamEnvError
 
+Config = TypeVar("Config")
 Engine = Literal["processes", "ray"]
 Job = Callable[[], None]
+
+
+def start(main: Callable[[Config], None], config: type[Config]) -> None:
+    """A script's ``main`` with what the command line says; what is wrong with that is told in a line, without a traceback."""
+    try:
+        main(tyro.cli(config))
+    except DreamEnvError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. The same command goes on where it was.")
 
 
 def run(words: Sequence[str]) -> None:

@@ -4,12 +4,13 @@ Weights in half precision and the first few encoded demonstrations, so that ``gy
 world model at hand. Which run it came from, and what was changed, is written into its ``meta.json``.
 """
 
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+from runner import start
 from tyro.conf import Positional
 
 from dream_env.checkpoint import SHIPPED, read_json, read_tensors, write_json, write_tensors
@@ -44,8 +45,13 @@ def main(config: Ship) -> None:
     write_tensors(folder / "weights.safetensors", halved)
     for split, episodes in (("train", config.train), ("held_out", config.held_out)):
         save_encoded(load_encoded(config.wm, split).take(episodes), folder, split)  # type: ignore[arg-type]
-    changed = {"weights": "float16", "train_episodes": config.train, "held_out_episodes": config.held_out}
-    write_json(folder / "meta.json", {**read_json(config.wm / "meta.json"), "shipped": changed})
+    changed = {
+        "weights": "float16", "train_episodes": config.train, "held_out_episodes": config.held_out,
+        "command": shlex.join(["python", *sys.argv]),
+    }  # fmt: skip
+    meta = read_json(config.wm / "meta.json")
+    fit = meta.get("fit") or read_json(config.wm / "run.json")  # how it was made; models of before have it there alone
+    write_json(folder / "meta.json", {**meta, "fit": fit, "shipped": changed})
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"{folder}: {size:.1f} MB")
     if size > LIMIT_MB:
@@ -53,4 +59,4 @@ def main(config: Ship) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Ship))
+    start(main, Ship)

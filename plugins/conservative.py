@@ -158,6 +158,19 @@ class Conservative(OnlineLearner):
 
     # ---------------------------------------------------------------------------------------------- and in the real world
 
+    def check_online(self, dream: DreamEnv) -> None:
+        """Refuse what cannot be learned with real steps.
+
+        Raises:
+            ConfigError: for discrete actions, and for a reward that needs an expert beside each dream.
+        """
+        self.check(dream)
+        if dream.reward.paired:
+            raise ConfigError(
+                f"reward {dream.reward.name!r} compares each step with the expert's from the same start, but online most "
+                f"dreams start where no expert was; take one that judges a step by itself: cmil, gail"
+            )
+
     def learn_online(
         self,
         dream: DreamEnv,
@@ -170,12 +183,7 @@ class Conservative(OnlineLearner):
         """The whole of CMIL: real episodes, and an update of model, reward, actor and critics for every few real steps."""
         from .online_loop import OnlineLoop
 
-        self.check(dream)
-        if dream.reward.paired:
-            raise ConfigError(
-                f"reward {dream.reward.name!r} compares each step with the expert's from the same start, but online most "
-                f"dreams start where no expert was; take one that judges a step by itself: cmil, gail"
-            )
+        self.check_online(dream)
         with torch.random.fork_rng([dream.device] if dream.device.type == "cuda" else []):
             torch.manual_seed(seed)
             return OnlineLoop(self, dream, real, seed).run(progress, store)
@@ -206,10 +214,11 @@ class ExpertWindows:
     def __init__(self, dream: DreamEnv, rows: int) -> None:
         self.expert: EncodedDemos = dream.expert
         self.horizon = dream.horizon
-        self.rows = min(rows, int(dream.expert.lengths.min()) + 1 - dream.horizon)
+        longest = int(dream.expert.lengths.max())
+        self.rows = min(rows, longest + 1 - dream.horizon)
         if self.rows < 2:
             raise ConfigError(
-                f"the shortest expert episode has {int(dream.expert.lengths.min())} steps, too few for two starts with a "
+                f"the longest expert episode has {longest} steps, too few for two starts with a "
                 f"horizon of {dream.horizon} after each; take a shorter horizon"
             )
         self.starts = dream.expert.windows(self.rows - 1 + dream.horizon)

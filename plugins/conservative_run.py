@@ -137,8 +137,9 @@ class ConservativeRun:
     def _descend(self, name: str, loss: Tensor) -> Tensor:
         """One step of Adam; returns the gradient's norm."""
         advice = (
-            f"(the {name}'s, in update {self.updates + 1}); lower learning_rate (it is {self.options.learning_rate:g}) or the "
-            f"horizon (it is {self.dream.horizon}), and learn anew, since this run would come here again"
+            f"(the {name}'s, in update {self.updates + 1}); lower learning_rate (it is {self.options.learning_rate:g}), with "
+            f"real steps model_learning_rate (it is {self.options.model_learning_rate:g}: in a broken model all else breaks), "
+            f"or the horizon (it is {self.dream.horizon}), and learn anew, since this run would come here again"
         )
         return descend(self.optimizers[name], loss, self.options.max_gradient_norm, advice=advice)
 

@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -59,6 +60,8 @@ Metric = Literal["dot", "cosine", "l2", "nearest"]
 
 _CHUNK = 2**21
 """Most numbers in one chunk of the search for the nearest state, and in its matrix of similarities: 8 MiB each."""
+_GPU_CHUNK = 2**26
+"""The same on a GPU, which has no use for a cache but for few, large products: 256 MiB each."""
 
 
 @dataclass
@@ -117,10 +120,14 @@ class Ditto(Reward):
         if self._expert is None:
             raise PluginError('ditto with metric "nearest" searches the demonstrations; call prepare(...) first')
         size = self._part(self._expert.latents(self._rows[:1])).shape[-1]
-        for rows in self._rows.split(max(1, _CHUNK // max(dreams, size))):
+        for rows in self._rows.split(max(1, _chunk(self._rows.device) // max(dreams, size))):
             yield self._part(self._expert.latents(rows))
 
     def _part(self, latent: Latent) -> Float[Tensor, "batch size"]:
         if self.space == "both":
             return latent.feat
         return latent.deter if self.space == "h" else latent.stoch
+
+
+def _chunk(device: torch.device) -> int:
+    return _GPU_CHUNK if device.type == "cuda" else _CHUNK

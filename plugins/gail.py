@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dream_env.checkpoint import load_optimizer, optimizer_tensors
+from dream_env.device import restore_generator
 from dream_env.errors import ConfigError, PluginError, nearest
 from dream_env.latent import Latent
 from dream_env.model.encoded import EncodedDemos
@@ -227,4 +228,5 @@ class Gail(Reward):
         self.discriminator.load_state_dict(weights)
         # From the CPU, where the optimiser keeps its step counts; it moves the moments to the weights itself.
         load_optimizer(self._optimizer, {name: x.detach().cpu().clone() for name, x in state.items()}, "optimizer")
-        self._generator.set_state(state["generator"].cpu())
+        updates = int(state.get("optimizer/0/step", torch.zeros(())))
+        restore_generator(self._generator, state["generator"], step=updates)

@@ -7,6 +7,8 @@
    one of the actor, one of the critics, and the reward's own learning (``conservative_run.py``): an adversary makes as many
    gradient steps as its option ``updates`` says, 4 by default
 
+In the batch of the demonstrations alone, which is what is imitated, nobody slips; the world model learns from slips in the other.
+
 Real steps are all that were made, those of dropped episodes too. A killed run goes on at its last saved round: episodes played
 after that are forgotten and played again.
 """
@@ -22,12 +24,12 @@ from torch import Tensor
 from dream_env.agent import Agent
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import TrainingError
+from dream_env.errors import DatasetError, TrainingError
 from dream_env.latent import Latent
 from dream_env.learning.online import RealWorld, Rounds
 from dream_env.playing.real_episodes import PlayedEpisode
 from dream_env.plugin import Progress
-from dream_env.recordings.demos import Batch
+from dream_env.recordings.demos import Batch, Demos
 from dream_env.recordings.mixture import Mixture, Windows
 
 from .branching import Sequences
@@ -49,7 +51,7 @@ class OnlineLoop:
         self.real = real
         self.rounds = Rounds(real, seed)
         self.world_model = dream.world_model
-        real.demos.windows(options.length)  # raises before anything is spent
+        self.clean = CleanWindows(real.demos, options.length)  # raises before anything is spent
         self.run_ = ConservativeRun(options, dream, seed)
         self.agent = Agent(self.world_model, self.run_.policy)
         self.model_optimizer = torch.optim.Adam(
@@ -124,8 +126,7 @@ class OnlineLoop:
         return losses.observed.latent.detach()
 
     def _expert_batch(self) -> Batch:
-        batch = self.real.demos.sample(self.options.expert_batch, self.options.length, self.rng)
-        return batch.to(self.world_model.device)
+        return self.clean.sample(self.options.expert_batch, self.rng).to(self.world_model.device)
 
     def _noise(self, batch: Batch) -> Tensor:
         time, count = batch.is_first.shape
@@ -157,6 +158,54 @@ class OnlineLoop:
         load_optimizer(self.model_optimizer, tensors, "optimizer/model")
         self.rng.bit_generator.state = state["rng"]
         self.rounds.restore(state)
+
+
+class CleanWindows:
+    """Windows of demonstrations without a slip in them, drawn as ``Demos.sample`` draws from all."""
+
+    def __init__(self, demos: Demos, length: int) -> None:
+        """Look for them.
+
+        Args:
+            demos: whose.
+            length: rows of a window; the steps between them are what must not be a slip.
+
+        Raises:
+            DatasetError: if there is no such window.
+        """
+        demos.windows(length)
+        self.demos = demos
+        self.length = length
+        found = []
+        for number in range(demos.num_episodes):
+            before = np.concatenate([[0], np.cumsum(demos.episode(number).slip_t)])  # slips before each row
+            count = max(len(before) + 1 - length, 0)  # of windows; none in an episode that is too short
+            first = np.flatnonzero(before[:count] == before[length - 1 :])
+            found.append(np.stack([np.full_like(first, number), first], axis=1))
+        self.starts: np.ndarray = np.concatenate(found)
+        """(windows, 2) episode and first row."""
+        if not len(self.starts):
+            raise DatasetError(
+                f"nowhere in {demos.num_episodes} episodes of {demos.source.dataset!r} does the expert go {length - 1} steps "
+                f"without a slip, and none is imitated; take a shorter length"
+            )
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """Some of them, uniformly and with replacement."""
+        obs, actions, ends = [], [], []
+        for number, first in self.starts[rng.integers(len(self.starts), size=batch_size)].tolist():
+            episode, last = self.demos.episode(number), first + self.length - 1
+            obs.append(self.demos.read(number, first, last + 1))
+            actions.append(np.concatenate([np.zeros_like(episode.action_t[:1]), episode.action_t[first:last]]))
+            ends.append(episode.is_terminal[first : last + 1])
+        is_first = np.zeros((self.length, batch_size), dtype=bool)
+        is_first[0] = True
+        return Batch(
+            {name: torch.from_numpy(np.stack([window[name] for window in obs], axis=1)) for name in obs[0]},
+            torch.from_numpy(np.stack(actions, axis=1)),
+            torch.from_numpy(is_first),
+            torch.from_numpy(np.stack(ends, axis=1)),
+        )
 
 
 def _sequences(latent: Latent, batch: Batch) -> Sequences:

@@ -124,6 +124,14 @@ class Pdac(OnlineLearner):
             "with --online-steps. Learners that need no real step: bc, dbc, ditto, ppo"
         )
 
+    def check_online(self, dream: DreamEnv) -> None:
+        """Refuse actions that SAC has none of.
+
+        Raises:
+            ConfigError: for discrete actions, and for a Box without bounds.
+        """
+        _check(dream.world_model.action_spec)
+
     def learn_online(
         self,
         dream: DreamEnv,
@@ -134,7 +142,7 @@ class Pdac(OnlineLearner):
         store: Store | None = None,
     ) -> Policy:
         """Learn with ``real.steps`` real steps; the world model is left as it is. See ``OnlineLearner.learn_online``."""
-        _check(dream.world_model.action_spec)
+        self.check_online(dream)
         device = dream.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)

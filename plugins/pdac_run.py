@@ -21,6 +21,7 @@ from torch.distributions import Normal
 
 from dream_env.agent import Agent
 from dream_env.checkpoint import Store, config_to_json, load_optimizer, optimizer_tensors
+from dream_env.device import random_states, restore_random_states
 from dream_env.errors import TrainingError
 from dream_env.learning.online import RealWorld, Rounds
 from dream_env.model.world_model import WorldModel
@@ -191,9 +192,7 @@ class PdacRun:
     def _take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"policy/{name}": x for name, x in self.model.policy.state_dict().items()}
         tensors |= {f"discriminator/{name}": x for name, x in self.discriminator.state_dict().items()}
-        tensors["random/torch"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors |= random_states(self.device)
         if self.model.log_ent_coef is not None:
             tensors["log_ent_coef"] = self.model.log_ent_coef
         for name, optimizer in self._optimizers().items():
@@ -212,9 +211,7 @@ class PdacRun:
         if self.model.log_ent_coef is not None:
             with torch.no_grad():
                 self.model.log_ent_coef.copy_(tensors["log_ent_coef"])
-        torch.set_rng_state(tensors["random/torch"].cpu())
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"].cpu(), self.device)
+        restore_random_states(tensors, self.device, step=state["updates"])
         self.rng.bit_generator.state = state["rng"]
         self.updates = state["updates"]
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dream_env.checkpoint import load_optimizer, optimizer_tensors
+from dream_env.device import random_states, restore_generator, restore_random_states
 from dream_env.errors import TrainingError
 
 
@@ -38,8 +39,8 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float, *, 
 def training_tensors(
     stateful: Mapping[str, Any], optimizers: Mapping[str, torch.optim.Optimizer], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Everything an exact resume needs as named tensors: whatever has a ``state_dict``, optimisers, both random states."""
-    tensors = {"random/own": generator.get_state(), "random/torch": torch.get_rng_state()}
+    """Everything an exact resume needs as named tensors: whatever has a ``state_dict``, optimisers, all random states."""
+    tensors = {"random/own": generator.get_state(), **random_states(generator.device)}
     for name, state in stateful.items():
         tensors |= {f"{name}/{key}": tensor for key, tensor in state.state_dict().items()}
     for name, optimizer in optimizers.items():
@@ -53,10 +54,13 @@ def load_training(
     optimizers: Mapping[str, torch.optim.Optimizer],
     generator: torch.Generator,
 ) -> None:
-    """The inverse of ``training_tensors``."""
+    """The inverse of ``training_tensors``; a run that was saved on another kind of device goes on with fresh random numbers."""
     for name, state in stateful.items():
         state.load_state_dict({key[len(name) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{name}/")})
     for name, optimizer in optimizers.items():
         load_optimizer(optimizer, tensors, f"optimizer/{name}")
-    generator.set_state(tensors["random/own"].cpu())
-    torch.set_rng_state(tensors["random/torch"].cpu())
+    updates = max(
+        (int(x) for key, x in tensors.items() if key.startswith("optimizer/") and key.endswith("/step")), default=0
+    )
+    restore_generator(generator, tensors["random/own"], step=updates)
+    restore_random_states(tensors, generator.device, step=updates)

@@ -92,6 +92,18 @@ def test_a_damaged_conversion_is_built_again(root, damage):
     assert folders(root) == [folder]
 
 
+def test_a_conversion_of_what_was_taken_for_a_picture_is_built_again(root, monkeypatch):
+    codes = spaces.Box(0, 255, (7, 7, 3), np.uint8)
+    written = record("game/random-v0", buffers(codes), codes)
+    with monkeypatch.context() as before:
+        before.setattr("dream_env.spaces.observations._SMALLEST", 4)
+        assert convert(root).obs["image"].shape[1:] == (8, 8, 1)
+    again = convert(root)
+    assert again.obs["vector"].shape == (24, 147)
+    np.testing.assert_array_equal(again.obs["vector"][:8], written[0].observations.reshape(8, 147))
+    assert len(folders(root)) == 1
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_process_that_finishes_second_uses_what_the_first_made(root, monkeypatch, damaged):
     record("game/random-v0")

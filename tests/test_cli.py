@@ -12,6 +12,7 @@ import sys
 import textwrap
 import typing
 from dataclasses import replace
+from pathlib import Path
 
 import minari
 import numpy as np
@@ -274,6 +275,17 @@ def test_a_reward_of_ones_own_runs_through_the_command(beside, tmp_path, monkeyp
     cli.main(["imitate", str(beside / "wm"), "--out", str(tmp_path / "far"), *IMITATE, *words])
     assert read_json(tmp_path / "far" / "meta.json")["reward"] == {"class": "far_off:Far", "scale": 2.5}
     assert read_metrics(tmp_path / "far" / "metrics.csv")[-1]["dream_reward"] < 0
+
+
+def test_a_module_in_the_current_folder_is_found_and_a_folder_that_cannot_be_written_is_told(beside, tmp_path):
+    (tmp_path / "next_door.py").write_text(MY_REWARD)
+    (tmp_path / "file").write_text("")
+    words = ["imitate", str((beside / "wm").resolve()), "--reward", "next_door:Far", "--out", "file/agent"]
+    program = [str(Path(sys.executable).with_name("dream-env")), *words]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "CheckpointError: file/agent cannot be written: " in done.stderr  # so the reward had been found
+    assert "Traceback" not in done.stderr
 
 
 def test_plugins_lists_what_is_installed(capsys):

@@ -1,6 +1,8 @@
 """The grid of CMIL's experiments: its methods are flags that there are, its cells are done once, its figures count rightly."""
 
 import importlib.util
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from dream_env.measuring import results
 from dream_env.measuring.results import Row
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+with pytest.MonkeyPatch.context() as _patch:
+    _patch.syspath_prepend(EXAMPLES)
+    _PAPER = runpy.run_path(str(EXAMPLES / "cmil_paper.py"))
+OFFLINE, ONLINE = _PAPER["OFFLINE"], _PAPER["ONLINE"]
 
 
 @pytest.fixture
@@ -43,15 +49,29 @@ def paper(monkeypatch, tmp_path):
     return module
 
 
-@pytest.mark.parametrize(
-    "name", ["bc", "dbc", "cmil-offline", "vmail-offline", "ppo-cmil", "beta-0", "alpha-100", "noise-2.5"]
-)
+def weights(name):
+    """α, β and the noise that the name of one of CMIL's sensitivities says, and the paper's where it says nothing; None of
+    other methods."""
+    found = re.fullmatch(r"(?:cmil-)?(alpha|beta|noise)-([\d.]+)", name)
+    if found is None and name not in ("cmil", "cmil-offline"):
+        return None
+    return {"alpha": 10.0, "beta": 10.0, "noise": 2.5**0.5} | ({found[1]: float(found[2])} if found else {})
+
+
+def given(reward, learner):
+    return {"alpha": reward.alpha, "beta": learner.anchor, "noise": reward.input_noise}
+
+
+@pytest.mark.parametrize("name", OFFLINE)
 def test_an_offline_method_is_flags_of_imitate(paper, monkeypatch, name):
     seen = []
     monkeypatch.setattr(cli, "imitate_stage", lambda *given: seen.append(given))
     cli.main(["imitate", "wm", "--out", "out", *paper.METHODS[name]])
     ((stage, reward, learner),) = seen
     assert stage.online_steps == 0
+    if weights(name):
+        assert given(reward, learner) == weights(name)
+        assert (type(reward).__name__, type(learner).__name__) == ("Cmil", "Conservative")
     if name == "cmil-offline":  # the paper's α, β and σ²
         assert (reward.alpha, learner.anchor) == (10.0, 10.0)
         assert reward.input_noise**2 == pytest.approx(2.5)
@@ -63,20 +83,19 @@ def test_an_offline_method_is_flags_of_imitate(paper, monkeypatch, name):
         assert (reward.alpha, learner.anchor) == (10.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("name", "learner"),
-    [("cmil", "Conservative"), ("vmail", "Vmail"), ("pdac", "Pdac"), ("cmil-released", "Conservative"),
-     ("cmil-alpha-1", "Conservative"), ("cmil-beta-0", "Conservative"), ("cmil-noise-2.5", "Conservative")],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ONLINE)
 @pytest.mark.parametrize("preset", ["small-gaussian", "paper-gaussian"])
-def test_an_online_method_goes_to_the_real_environment(paper, monkeypatch, name, learner, preset):
+def test_an_online_method_goes_to_the_real_environment(paper, monkeypatch, name, preset):
     seen = []
     monkeypatch.setattr(cli, "online_stage", lambda *given: seen.append(given))
     flags = paper._flags(paper.grid(preset=preset), name)
     cli.main(["imitate", "wm", "--out", "out", "--online-steps", "100", *flags])
     ((stage, reward, made),) = seen
     assert stage.online_steps == 100
-    assert type(made).__name__ == learner
+    assert type(made).__name__ == {"vmail": "Vmail", "pdac": "Pdac"}.get(name, "Conservative")
+    if weights(name):
+        assert given(reward, made) == weights(name)
+        assert type(reward).__name__ == "Cmil"
     if name == "cmil-released":
         assert type(reward).__name__ == "CmilReleased"
     if name == "cmil-alpha-1":

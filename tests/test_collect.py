@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from minari.data_collector import EpisodeBuffer
 from recordings import record
 from robots import _robots  # noqa: F401
 
-from dream_env.collecting.collect import FURTHER_SEED, CollectConfig, collect
+from dream_env.collecting.collect import FURTHER_SEED, CollectConfig, _Player, collect
 from dream_env.errors import ConfigError, DatasetError, SpaceError
 from dream_env.experts.replay_expert import ReplayExpert
 from dream_env.recordings.demos import Demos
-from dream_env.recordings.recording import dataset_folder, unfinished_folder
+from dream_env.recordings.recording import dataset_folder, play_episode, unfinished_folder
 from dream_env.spaces import ObservationConfig
 
 TINY = CollectConfig("pong", dataset="tiny/pong-v0", episodes=3, expert="random", size=16, max_steps=30)
@@ -325,6 +328,96 @@ def test_success_is_written_down_with_the_recordings(
     assert Demos.load("tiny/shaky-v0").source.protocol["success"] == pytest.approx(2 / 3)
 
 
+# ------------------------------------------------------------------------------------- environments and experts of one's own
+
+
+class Reusing(gymnasium.Env[Any, Any]):
+    """Counts its three steps in an array that it shows again and again, and sets the actions it was given to 0."""
+
+    observation_space = spaces.Dict({"steps": spaces.Box(0.0, 9.0, (1,), np.float32)})
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self) -> None:
+        self.shown = {"steps": np.zeros(1, np.float32)}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.shown["steps"][:] = 0
+        return self.shown, {}
+
+    def step(self, action: Any) -> Any:
+        assert action.dtype == np.float32
+        self.shown["steps"] += 1
+        action[:] = 0
+        return self.shown, 0.0, bool(self.shown["steps"] == 3), False, {}
+
+
+class ReusingExpert:
+    """Chooses a tenth of the steps, in an array of NumPy's own type that it gives again and again."""
+
+    def __init__(self) -> None:
+        self.chosen = np.zeros(2)
+
+    def __call__(self, observation: Any) -> Any:
+        self.chosen[:] = observation["steps"] / 10
+        return self.chosen
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Minari, about the spec
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_that_environment_and_expert_use_again_are_recorded_row_by_row(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    spec = EnvSpec("Reusing-v0", entry_point=f"{__name__}:Reusing", disable_env_checker=True)
+    monkeypatch.setitem(gymnasium.registry, "Reusing-v0", spec)
+    expert = ReusingExpert()
+    expert.chosen = expert.chosen.astype(dtype)
+    config = CollectConfig("Reusing-v0", dataset="tiny/reusing-v0", episodes=2)
+    for episode in collect(config, expert=expert, progress=False).iterate_episodes():
+        assert episode.observations["steps"][:, 0].tolist() == [0, 1, 2, 3]
+        np.testing.assert_array_equal(episode.actions[:, 1], np.array([0, 0.1, 0.2], np.float32))
+        assert episode.actions.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [
+        (spaces.Box(-1, 1, (2,), np.float32), np.array([0.5, 1.1])),
+        (spaces.Box(-1, 1, (2,), np.float32), np.array([0.5, np.nan])),
+        (spaces.Box(-1, 1, (2,), np.float32), np.array([0.5])),
+        (spaces.Box(0, 9, (2,), np.int64), np.array([0.7, 1.0])),
+        (spaces.Discrete(3), np.array(1.0)),
+        (spaces.Discrete(3), None),
+    ],
+)
+def test_an_action_that_would_become_another_is_refused(space: spaces.Space[Any], action: Any) -> None:
+    env = Reusing()
+    env.action_space = space  # type: ignore[assignment]
+    with pytest.raises(SpaceError, match=r"the expert chose .* at step 0, which is not in the environment's"):
+        play_episode(env, lambda observation: action, env.reset(seed=0)[0], 0)
+
+
+def test_an_environment_registered_by_its_class_is_refused_before_a_game_is_played(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(gymnasium.registry, "Reusing-v0", EnvSpec("Reusing-v0", entry_point=Reusing))
+    config = CollectConfig("Reusing-v0", dataset="tiny/reusing-v0", episodes=2)
+    message = (
+        r"a recording of Reusing-v0 could not say how to make it again: Callable found.*entry_point='module:Class'"
+    )
+    with pytest.raises(ConfigError, match=message):
+        collect(config, expert=never, progress=False)
+
+
+def dies(observation: Any) -> int:
+    os._exit(7)
+
+
+def test_a_worker_that_dies_says_what_may_be_the_matter_and_how_to_go_on() -> None:
+    with pytest.raises(DatasetError, match=r"a process that played died.*lack `if __name__ == .*goes on where it was"):
+        collect(options(expert=f"{__name__}:dies", workers=2), progress=False)
+
+
 # --------------------------------------------------------------------------------------------------- played once more
 
 
@@ -346,6 +439,48 @@ def test_a_replay_says_what_it_lacks() -> None:
         collect(options(dataset="tiny/longer-v0", expert=replay["expert"], max_steps=40), progress=False)
     record("tiny/unseeded-v0")
     assert ReplayExpert("tiny/unseeded-v0").seeds == list(range(len(ReplayExpert("tiny/unseeded-v0").seeds)))
+
+
+def record_twice_with_seed_7() -> list[np.ndarray]:
+    """Two games of three pushes, of one seed."""
+    pushes = [np.array([0, 0, 1]), np.array([1, 0, 0])]
+    space = gymnasium.make("CartPole-v1").observation_space
+    flags = {"terminations": [False] * 3, "truncations": [False, False, True]}
+    games = [
+        EpisodeBuffer(seed=7, observations=np.zeros((4, 4), np.float32), actions=actions, rewards=[1.0] * 3, **flags)
+        for actions in pushes
+    ]
+    record("tiny/twice-v0", games, space, spaces.Discrete(2))
+    return pushes
+
+
+def test_games_of_one_seed_are_each_played_again_whoever_plays_them() -> None:
+    pushes = record_twice_with_seed_7()
+    config = CollectConfig(
+        "CartPole-v1", dataset="tiny/again-v0", episodes=2, expert="replay:tiny/twice-v0", max_steps=3
+    )
+    alone = _Player(config)
+    unfinished_folder(config.dataset).mkdir(parents=True)
+    alone.play(1)  # what a second worker does, or a recording that goes on
+    with h5py.File(unfinished_folder(config.dataset) / "episode_00001.hdf5") as file:
+        assert file["actions"][()].tolist() == pushes[1].tolist()
+    shutil.rmtree(unfinished_folder(config.dataset))
+    played = [episode.actions.tolist() for episode in collect(config, progress=False).iterate_episodes()]
+    assert played == [actions.tolist() for actions in pushes]
+
+
+def test_a_seed_that_several_games_have_does_not_say_which_is_meant() -> None:
+    record_twice_with_seed_7()
+    expert, env = ReplayExpert("tiny/twice-v0"), gymnasium.make("CartPole-v1")
+    with pytest.raises(
+        DatasetError, match=r"tiny/twice-v0 has 2 episodes with seed 7; expected one, or a take_up\(game\)"
+    ):
+        expert.reset(env, 7)
+    with pytest.raises(DatasetError, match="has 0 episodes with seed 8"):
+        expert.reset(env, 8)
+    expert.take_up(1)
+    expert.reset(env, 7)
+    assert expert(None) == 1
 
 
 @pytest.mark.usefixtures("_robots")

@@ -244,6 +244,8 @@ def test_an_end_that_the_model_expects_discounts():
 def test_bad_options_and_numbered_actions_are_refused():
     with pytest.raises(ConfigError, match="gradients through actions, which must be numbers, a Box"):
         load_learner("cmil", **SMALL).learn(DreamEnv(4, wm=(wm := tiny_world_model()), expert=tiny_expert(wm)), 10)
+    with pytest.raises(ConfigError, match="gradients through actions, which must be numbers, a Box"):
+        load_learner("cmil", **SMALL).check_online(DreamEnv(4, wm=wm, expert=tiny_expert(wm), reward="gail"))
     for options in ({"gamma": 1.5}, {"anchor": -1.0}, {"rows": 1}, {"batch": 0}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             Conservative(**options)
@@ -251,6 +253,5 @@ def test_bad_options_and_numbered_actions_are_refused():
         Conservative(**SMALL).learn(dream_of(horizon=20), 10)
 
 
-def test_the_rewards_own_options_are_kept():
+def test_the_doubt_is_weighed_as_in_the_paper():
     assert Cmil().alpha == 10.0
-    assert replace(Conservative(), anchor=1.0).anchor == 1.0

@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from pathlib import PureWindowsPath
 
 import gymnasium
 import minari
@@ -36,6 +37,12 @@ def test_a_relative_folder_is_found_where_no_id_is(root, tmp_path, monkeypatch):
     shutil.move(root / "game", tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     assert find_dataset("elsewhere/random-v0", download=False).id == "game/random-v0"
+
+
+def test_an_absolute_folder_of_windows_is_a_folder_there(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.is_absolute", lambda path: PureWindowsPath(path).is_absolute())
+    with pytest.raises(DatasetError, match=r"there is no dataset folder C:"):
+        find_dataset("C:\\data\\mine", download=False)
 
 
 def test_environment_and_protocol_come_from_the_metadata():

@@ -1,8 +1,10 @@
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from recordings import buffers, record
 
 from dream_env.errors import DatasetError
 from dream_env.recordings import streaming
-from dream_env.recordings.demos import Demos
+from dream_env.recordings.demos import Demos, Source
 from dream_env.spaces import ObservationConfig
 
 BOX = spaces.Box(-1, 1, (2,), np.float64)
@@ -139,13 +141,38 @@ def test_a_config_that_only_the_model_uses_is_kept_although_the_conversion_is_sh
     assert other.observation_spec.config.std_floor == 1.0
 
 
-def test_an_episode_too_short_is_named_with_what_would_fit(demos):
+def test_sequences_longer_than_every_episode_name_the_longest_and_what_would_fit(demos):
     with pytest.raises(DatasetError) as error:
-        demos.select([2, 1]).sample(4, 50, np.random.default_rng(0))
+        demos.select([1, 2]).sample(4, 50, np.random.default_rng(0))
     message = str(error.value)
-    assert "episode 1 of 'game/random-v0' has 5 steps (6 observations), sequences need 50" in message
-    assert "at most 6" in message
-    assert demos.select(np.flatnonzero(demos.lengths >= 6)).windows(7) == 2 + 4
+    assert "episode 2 of 'game/random-v0' has 9 steps (10 observations)" in message
+    assert "sequences need 50: use sequences of at most 10" in message
+
+
+def test_an_episode_too_short_is_not_drawn_from_and_vetoes_no_other(demos):
+    assert demos.windows(7) == 2 + 0 + 4
+    assert [demos.too_short(length) for length in (6, 7, 9, 11)] == [0, 1, 2, 3]
+    batch = demos.sample(300, 7, np.random.default_rng(0))
+    without = demos.select([0, 2]).sample(300, 7, np.random.default_rng(0))
+    assert torch.equal(batch.obs["image"], without.obs["image"])
+    assert torch.equal(batch.action_tm1, without.action_tm1)
+    assert torch.equal(batch.is_terminal, without.is_terminal)
+    last = demos.select([2, 1]).sample(50, 10, np.random.default_rng(0))  # the short one last, and a single window
+    assert (last.obs["image"][0] == last.obs["image"][0, 0]).all()
+
+
+def test_recordings_opened_by_folder_are_found_again_and_others_by_their_id(tmp_path, written):
+    assert (Demos.load("game/random-v0").source.folder, Demos.load("game/random-v0").source.where) == (
+        "",
+        "game/random-v0",
+    )
+    assert Demos.load(tmp_path / "minari/game/random-v0").source.folder == ""  # the folder that the id leads to
+    shutil.move(tmp_path / "minari/game/random-v0", tmp_path / "mine")
+    source = Demos.load(tmp_path / "mine").source
+    assert (source.dataset, source.folder) == ("game/random-v0", str(tmp_path / "mine/data"))
+    np.testing.assert_array_equal(Demos.load(source.where, download=False).lengths, [7, 5, 9])
+    assert replace(source, folder=str(tmp_path / "gone")).where == "game/random-v0"  # on another machine
+    assert Source("game/random-v0", "", None, {}).where == "game/random-v0"  # of a model from before
 
 
 @pytest.mark.parametrize(

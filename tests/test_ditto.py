@@ -202,6 +202,20 @@ def test_the_search_keeps_to_its_memory(monkeypatch):
     assert [len(chunk) for chunk in reward._states(1000)] == [1] * 80
 
 
+def test_the_search_takes_more_at_once_where_there_is_no_cache_to_keep_to(monkeypatch):
+    world_model = tiny_world_model()
+    reward = Ditto(metric="nearest")
+    reward.prepare(world_model, tiny_expert(world_model))
+    monkeypatch.setattr(ditto, "_CHUNK", 320)
+    monkeypatch.setattr(ditto, "_GPU_CHUNK", 1600)
+    assert (ditto._chunk(torch.device("cpu")), ditto._chunk(torch.device("cuda", 1))) == (320, 1600)
+    asked, chunk = [], ditto._chunk
+    monkeypatch.setattr(ditto, "_chunk", lambda device: asked.append(device.type) or chunk(torch.device("cuda")))
+    reward._rows, reward._expert = reward._rows.to("meta"), reward._expert.to("meta")
+    assert [len(states) for states in reward._states(5)] == [50, 30]
+    assert asked == ["meta"]
+
+
 def test_a_search_without_demonstrations_says_what_to_do():
     step = transition([1.0], [1.0], [1.0], [1.0])
     with pytest.raises(PluginError, match=r"call prepare\(...\) first"):

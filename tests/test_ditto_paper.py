@@ -2,7 +2,10 @@
 
 import importlib.util
 import itertools
+import re
+import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,9 @@ from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import EpisodeResult
 
 FILE = Path(__file__).resolve().parent.parent / "examples" / "ditto_paper.py"
+with pytest.MonkeyPatch.context() as _patch:
+    _patch.syspath_prepend(FILE.parent)
+    METHODS = runpy.run_path(str(FILE))["METHODS"]
 
 
 @pytest.fixture
@@ -48,33 +54,23 @@ def words_of(module, stage):
     return [words for words in module.commands if words[0] == stage]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ditto-plain",
-        "ditto-annealed",
-        "ditto-average",
-        "ditto-long",
-        "gail-plain",
-        "ditto-cv",
-        "gail",
-        "ditto-plain-standardized",
-        "ditto-plain-cv",
-        "ditto-plain-anchor",
-        "gail-horizon-5",
-        "nearest-z",
-        "l2-both",
-        "horizon-30",
-        "bc",
-        "dbc",
-        "ppo-anchor",
-    ],
-)
-def test_a_method_is_flags_of_imitate(grid_of, monkeypatch, name):
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_flags_of_imitate(monkeypatch, name):
     seen = []
     monkeypatch.setattr(cli, "imitate_stage", lambda stage, reward, learner: seen.append((stage, reward, learner)))
-    cli.main(["imitate", "wm", "--out", "out", *grid_of.METHODS[name]])
+    cli.main(["imitate", "wm", "--out", "out", *METHODS[name]])
     ((stage, reward, learner),) = seen
+    # What the name says; where it says nothing, DITTO's reward as it is and its horizon.
+    ablation = re.fullmatch(r"(dot|l2|cosine|nearest)-(h|z|both)", name)
+    horizon = re.fullmatch(r"(?:gail-)?horizon-(\d+)", name)
+    assert type(reward).__name__ == ("Gail" if name.startswith("gail") else "Ditto")
+    if not name.startswith("gail"):
+        assert (reward.metric, reward.space) == (ablation.groups() if ablation else ("dot", "h"))
+    assert stage.horizon == (int(horizon[1]) if horizon else 15)
+    if ablation or horizon:  # nothing else is changed
+        told = (type(learner).__name__, learner.standardize_rewards, learner.learning_rate, learner.entropy)
+        assert told == ("ActorCritic", True, 1e-3, 0.01)
+        assert stage.num_envs == 128 * 15 // stage.horizon
     if name == "ditto-plain":  # table 1
         assert (stage.num_envs, stage.horizon, learner.learning_rate, learner.entropy) == (512, 15, 3e-4, 0.05)
         assert not any([learner.standardize_rewards, learner.anchor, learner.control_variate])
@@ -149,7 +145,27 @@ def test_recordings_that_are_there_are_neither_made_again_nor_told_another_envir
     assert fit[fit.index("--observation.crop") + 1 :][:4] == ["24", "56", "0", "32"]
     assert imitate[imitate.index("--tail") + 1] == "10"
     assert evaluate[evaluate.index("--tail-episodes") + 1] == "3"
+    assert "--environment" not in evaluate  # the recordings say what was played, and with which options
+    grid_of.commands.clear()
+    grid_of.main(replace(grid, out=grid.out / "told", environment="{game}"))
+    (evaluate,) = words_of(grid_of, "evaluate")
     assert evaluate[evaluate.index("--environment") + 1] == "bipedalwalker"
+    with pytest.raises(ConfigError, match="--max-steps is of the games that this grid records"):
+        grid_of.main(replace(grid, max_steps=100))
+
+
+def test_each_game_has_its_own_agent_of_the_hub_and_one_dataset_may_fit_and_another_be_imitated(grid_of):
+    grid = grid_of.grid(
+        games=("pong", "mspacman"), expert="sb3/a2c-{id}NoFrameskip-v4", dataset="dream/{game}/a2c-v0",
+        imitate="dream/{game}/ppo-v0", methods=("ditto",),
+    )  # fmt: skip
+    grid_of.main(grid)
+    experts = [words[words.index("--expert") + 1] for words in words_of(grid_of, "collect")]
+    assert experts == ["sb3/a2c-PongNoFrameskip-v4", "sb3/a2c-MsPacmanNoFrameskip-v4"]
+    assert [words[1] for words in words_of(grid_of, "fit")] == ["dream/pong/a2c-v0", "dream/mspacman/a2c-v0"]
+    imitated = [words[words.index("--dataset") + 1] for words in words_of(grid_of, "imitate")]
+    assert sorted(imitated) == ["dream/mspacman/ppo-v0", "dream/pong/ppo-v0"]
+    assert {point.dataset for point in curves.read(curves.beside(grid.results))} == set(imitated)
 
 
 def test_a_cell_that_fails_stops_no_other_and_is_told_of(grid_of, monkeypatch):

@@ -166,13 +166,23 @@ def test_a_model_folder_from_before_slips_were_recorded_is_read():
     assert len(EncodedDemos.from_tensors(tensors).step_rows()) == everything
 
 
-def test_a_horizon_longer_than_the_shortest_episode_names_it():
+def test_a_horizon_longer_than_every_episode_names_the_longest():
     demos = recorded()
-    encoded = encode(model_for(demos), demos.select([2, 1]))
-    assert encoded.indices.tolist() == [2, 1]
-    with pytest.raises(DatasetError, match="a horizon of 6 steps does not fit: episode 1 has 5 steps"):
-        encoded.windows(6)
-    assert len(encoded.select([0]).windows(6)) == 4
+    encoded = encode(model_for(demos), demos.select([1, 2]))
+    assert encoded.indices.tolist() == [1, 2]
+    with pytest.raises(
+        DatasetError, match="a horizon of 10 steps does not fit: episode 2 has 9 steps, and none has more"
+    ):
+        encoded.windows(10)
+
+
+def test_an_episode_shorter_than_the_horizon_has_no_windows_and_vetoes_no_other():
+    demos = recorded()
+    encoded = encode(model_for(demos), demos)
+    # Episodes of 7, 5 and 9 steps begin at rows 0, 8 and 14.
+    assert encoded.windows(6).tolist() == [0, 1, 14, 15, 16, 17]
+    assert encoded.windows(8).tolist() == [14, 15]
+    assert [encoded.too_short(horizon) for horizon in (5, 6, 8, 10)] == [0, 1, 2, 3]
 
 
 def test_a_choice_of_episodes_keeps_their_rows():

@@ -548,3 +548,40 @@ def test_tiny_demos_can_be_sampled_and_encoded():
     world_model = tiny_world_model()
     envs = make_dream(world_model=world_model, expert=encode(world_model, demos))
     assert envs.reset(seed=0)[0] in envs.observation_space
+
+
+# --- what a GPU's host does not wait for
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_where_looking_would_stop_a_gpu_a_bad_reward_is_named_once_a_horizon(step):
+    class Late(Reward):
+        def __call__(self, transition):
+            bad = (transition.step_t >= step) & (torch.arange(len(transition.step_t)) == 1)
+            return torch.zeros(len(bad)).masked_fill(bad, torch.nan)
+
+    envs = make_dream(reward=Late())
+    envs.dreams._looks_at_each_step = False
+    envs.reset(seed=0)
+    play(envs, HORIZON - 1)
+    message = rf"reward 'late' gave a number that is not finite \(at step {step} of {HORIZON}\)"
+    with pytest.raises(PluginError, match=message):
+        play(envs, 1)
+    envs.state_dict()  # it was told of
+    envs.reset(seed=0)
+    play(envs, step + 1)
+    with pytest.raises(PluginError, match=message):
+        envs.state_dict()  # no such state is kept
+
+
+def test_where_looking_would_stop_a_gpu_good_rewards_are_let_pass():
+    looking, waiting = make_dream(), make_dream()
+    waiting.dreams._looks_at_each_step = False
+    for envs in (looking, waiting):
+        envs.reset(seed=0)
+    for _ in range(2 * HORIZON):
+        action = looking.action_space.sample()
+        for a, b in zip(looking.step(action)[:4], waiting.step(action)[:4], strict=True):
+            np.testing.assert_array_equal(a, b)
+    nobody = torch.zeros(0, dtype=torch.int64)
+    waiting.dreams.step(nobody, nobody)  # all dreams have ended early and wait

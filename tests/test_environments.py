@@ -1,11 +1,14 @@
 """The real environments: names, specs that make the same environment again, what is written down."""
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
+from dream_env.collecting.collect import CollectConfig
 from dream_env.dream.registration import ATARI_GAMES
 from dream_env.errors import ConfigError
 from dream_env.real.environments import (
@@ -115,6 +118,83 @@ def test_missing_robotics_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 def test_any_other_environment_is_made_as_it_is() -> None:
     assert make_environment("CartPole-v1", max_steps=9).spec == gymnasium.make("CartPole-v1", max_episode_steps=9).spec
+
+
+MODULE = """
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Still(gymnasium.Env):
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+
+gymnasium.register("Still-v0", entry_point="my_env:Still")
+gymnasium.register("Unmade-v0", entry_point="my_env:Missing")
+"""
+
+
+@pytest.fixture
+def my_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module of one's own that can be imported while its folder is on the path."""
+    (tmp_path / "my_env.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """As in a process that has not imported the module."""
+    sys.modules.pop("my_env", None)
+    for gym_id in ("Still-v0", "Unmade-v0"):
+        gymnasium.registry.pop(gym_id, None)
+
+
+def test_an_environment_of_ones_own_is_named_with_its_module(my_env: Path) -> None:
+    assert environment_id("my_env:Still-v0") == "Still-v0"
+    assert CollectConfig("my_env:Still-v0").dataset_id == "dream/still/scripted-v0"
+    spec = make_environment("my_env:Still-v0", max_steps=5).spec
+    assert spec is not None
+    assert spec.max_episode_steps == 5
+    forget()
+    assert environment_from_spec(spec.to_json()).spec == spec, "what is recorded says which module to import"
+
+
+def test_a_module_that_is_not_found_is_named(my_env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = make_environment("my_env:Still-v0").spec
+    assert recorded is not None
+    forget()
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(my_env)])
+    with pytest.raises(ConfigError, match=r"cannot import 'my_env', .*'my_env:Still-v0'.*PYTHONPATH"):
+        make_environment("my_env:Still-v0")
+    with pytest.raises(
+        ConfigError, match=r"Still-v0 cannot be made: 'my_env:Still'.*No module named 'my_env'.*PYTHONPATH"
+    ):
+        environment_from_spec(recorded.to_json())
+
+
+def test_what_a_module_does_not_hold_is_named(my_env: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no environment 'Stil-v0' after an import of 'my_env'\. Did you mean \"Still-v0\""
+    ):
+        make_environment("my_env:Stil-v0")
+    with pytest.raises(ConfigError, match=r"Unmade-v0 cannot be made: 'my_env:Missing'.*has no attribute 'Missing'"):
+        make_environment("my_env:Unmade-v0")
+
+
+def test_a_package_that_an_environment_lacks_is_named(my_env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(self: object) -> None:
+        raise gymnasium.error.DependencyNotInstalled('Box2D is not installed, run `pip install "gymnasium[box2d]"`')
+
+    environment_id("my_env:Still-v0")
+    monkeypatch.setattr(sys.modules["my_env"].Still, "__init__", lacks)
+    with pytest.raises(ConfigError, match="Still-v0 cannot be made: Box2D is not installed, run"):
+        make_environment("Still-v0")
 
 
 def test_sticky_actions_are_refused_outside_atari() -> None:

@@ -4,16 +4,18 @@ import pytest
 import torch
 from agents import LinearLearner, LinearPolicy, linear_agent, pong_model, short_pong
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from robots import _robots  # noqa: F401
 
 from dream_env import checkpoint
-from dream_env.agent import Agent, save_agent
+from dream_env.agent import Agent, load_agent, save_agent
 from dream_env.checkpoint import write_json
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, SpaceError
 from dream_env.measuring import results
 from dream_env.measuring.evaluation import (
     EvaluateStage,
+    _select,
     action_agreement,
     environment_of,
     evaluate,
@@ -22,10 +24,11 @@ from dream_env.measuring.evaluation import (
     reward_by_step,
 )
 from dream_env.measuring.selection import select_snapshot
-from dream_env.model.encoded import encode
+from dream_env.model.encoded import encode, save_encoded
 from dream_env.model.world_model import WorldModel
 from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import EpisodeResult, RandomActor
+from dream_env.playing.real_environment import signature
 from dream_env.plugin import Policy, load_reward
 from dream_env.real.environments import make_environment
 from dream_env.showing.report import results_table
@@ -149,6 +152,14 @@ def test_simulator_that_breaks_down_is_named_with_seed_and_step(what):
 def test_environment_that_does_not_fit_the_agent_is_refused_before_playing():
     with pytest.raises(SpaceError, match="takes actions of Discrete"):
         evaluate(linear_agent(pong_model()), lambda: make_environment("breakout"), 1)
+
+
+def test_an_episode_is_cut_off_after_the_steps_given():
+    played = evaluate(CountingActor(), Countdown, 4, seed=12, parallel=2, max_steps=4)
+    assert [result.length for result in played] == [2, 3, 4, 4]
+    assert [result.return_ for result in played] == [2.0, 3.0, 4.0, 4.0]
+    with pytest.raises(ConfigError, match="at most 0 steps were asked for; max_steps must be at least 1"):
+        evaluate(CountingActor(), Countdown, 1, max_steps=0)
 
 
 def test_no_episodes_at_all_are_refused():
@@ -431,6 +442,16 @@ def test_agreement_is_the_more_the_better_and_a_squared_error_the_less(two_snaps
     assert select_snapshot(folder, "action_agreement", less=True) == (0, folder / "snapshots/000000000.safetensors")
 
 
+def test_evaluation_takes_the_end_that_is_better_of_the_environment_s_actions(two_snapshots, monkeypatch):
+    stage = EvaluateStage(two_snapshots / "ditto", select="action_agreement")
+    agent = load_agent(stage.agent)
+    steps, chosen = _select(stage, agent)
+    assert (steps, float(chosen.policy.weight.abs().sum()) > 0) == (500, True)  # numbered: the share that agrees
+    continuous = tiny_world_model(action_space=spaces.Box(-1, 1, (2,), np.float32))
+    steps, chosen = _select(stage, Agent(continuous, agent.policy))
+    assert (steps, float(chosen.policy.weight.abs().sum())) == (0, 0.0)  # a squared error
+
+
 def test_of_equal_policies_the_one_trained_longest_is_selected(two_snapshots):
     (two_snapshots / "ditto/metrics.csv").write_text("steps,latent_distance\n0,0.25\n500,0.25\n")
     assert select_snapshot(two_snapshots / "ditto", "latent_distance", less=True)[0] == 500
@@ -508,6 +529,91 @@ def test_stage_plays_the_environment_that_is_named(run):
         evaluate_stage(EvaluateStage(run / "ditto", episodes=1, video=False), progress=False)
 
 
+# ----------------------------------------------------------------------- environments without a limit, or without pictures
+
+
+class Endless(gymnasium.Env):
+    """Shows black pictures, has no pictures to render, and never ends."""
+
+    spec = EnvSpec("Endless-v0", entry_point=f"{__name__}:Endless")
+    observation_space, action_space = spaces.Box(0, 255, (64, 64, 1), np.uint8), spaces.Discrete(6)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.steps = seed, 0
+        return np.zeros((64, 64, 1), np.uint8), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros((64, 64, 1), np.uint8), 1.0, False, False, {}
+
+    def render(self):
+        raise NotImplementedError("there is [nothing] to see")
+
+
+@pytest.fixture
+def endless(run, monkeypatch):
+    """An agent's folder whose longest demonstration has 4 steps, and a game without an end."""
+    for split, steps in (("train", 4), ("held_out", 2)):
+        save_encoded(tiny_expert(tiny_world_model(), episodes=1, steps=steps), run / "wm", split)
+    monkeypatch.setattr("dream_env.playing.real_environment.make_environment", lambda *_, **__: Endless())
+    return run / "ditto"
+
+
+def stage_of(folder, **options):
+    return EvaluateStage(
+        folder, **{"episodes": 1, "snapshot_episodes": 0, "video": False, "environment": "endless", **options}
+    )
+
+
+def test_where_nothing_ends_an_episode_it_is_cut_off_and_that_is_told(endless, capsys):
+    evaluate_stage(stage_of(endless))
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("Endless-v0 has no limit of steps: episodes are cut off after 40, 10 times the longest") == 1
+    rows = results.read(endless / "evaluation.csv")
+    assert [row.returns for row in rows if row.method != "expert"] == [(40.0,)] * 3
+    assert all('"max_steps": 40' in row.protocol for row in rows)
+    with pytest.raises(ConfigError, match=r"holds games of Endless-v0 \w{8}, and now Endless-v0 \w{8} is to be played"):
+        evaluate_stage(stage_of(endless, max_steps=7), progress=False)
+
+
+def test_steps_given_cut_off_what_would_go_on_and_are_part_of_the_protocol(endless):
+    evaluate_stage(stage_of(endless, max_steps=7), progress=False)
+    rows = results.read(endless / "evaluation.csv")
+    assert [row.returns for row in rows if row.method != "expert"] == [(7.0,)] * 3
+    assert all('"max_steps": 7' in row.protocol for row in rows)
+
+
+def test_games_of_before_that_came_to_an_end_are_not_played_again(endless, monkeypatch):
+    log = GameLog(endless / "episodes.csv", environment=signature(Endless()))
+    for key in (("random", -1, False), ("agent", -1, False), ("agent", -1, True)):
+        log.add(*key, EpisodeResult(10_000, 3.0, 40))
+    monkeypatch.setattr("dream_env.measuring.evaluation.evaluate", None)  # would be called
+    evaluate_stage(stage_of(endless), progress=False)
+    assert results.read(endless / "evaluation.csv")[-1].returns == (3.0,)
+    log.add("agent", -1, True, EpisodeResult(10_000, 3.0, 41))
+    with pytest.raises(ConfigError, match="results of the two must not be mixed"):
+        evaluate_stage(stage_of(endless), progress=False)
+
+
+@pytest.mark.parametrize("max_steps", [None, 500, 600])
+def test_a_limit_of_the_environments_own_leaves_the_protocol_as_it_was(endless, monkeypatch, max_steps):
+    spec = EnvSpec("Endless-v0", entry_point=f"{__name__}:Endless", max_episode_steps=500)
+    monkeypatch.setattr(Endless, "spec", spec)
+    monkeypatch.setattr(Endless, "step", lambda self, action: (*Endless().reset()[:1], 0.0, True, False, {}))
+    evaluate_stage(stage_of(endless, max_steps=max_steps), progress=False)
+    assert GameLog(endless / "episodes.csv").environment == signature(Endless())
+
+
+def test_a_game_without_pictures_to_render_ends_with_the_table_and_a_word_about_the_video(endless, monkeypatch, capsys):
+    monkeypatch.setattr(Endless, "render_mode", "rgb_array")
+    evaluate_stage(stage_of(endless, video=True))
+    said = " ".join(capsys.readouterr().out.split())
+    note = said.index("no agent.mp4: NotImplementedError: there is [nothing] to see; --no-video leaves it out")
+    assert said.index("Endless-v0, ") < note, "the table comes first"
+    assert not (endless / "agent.mp4").exists()
+
+
 # -------------------------------------------------------------------------------------------------------------- success
 
 
@@ -541,8 +647,8 @@ def test_success_is_logged_and_files_of_earlier_versions_are_read(tmp_path):
 
 @pytest.mark.usefixtures("_robots")
 def test_an_agent_of_pictures_plays_the_robot_that_its_recordings_do_not_name(tmp_path):
-    env = make_environment("adroit-door", size=8)
-    config = ObservationConfig(size=8, keys=("pixels",), gray=False)
+    env = make_environment("adroit-door", size=16)
+    config = ObservationConfig(size=16, keys=("pixels",), gray=False)
     tiny = tiny_world_model(action_space=env.action_space)
     world_model = WorldModel(
         tiny.config, ObservationSpec.from_space(env.observation_space, config), tiny.action_spec,

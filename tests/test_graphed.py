@@ -1,7 +1,9 @@
 """The step that a GPU records: what it may not do, that its mechanism trains as the plain one does, and what memory it takes."""
 
 import warnings
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from gymnasium import spaces
 from dream_env.checkpoint import Store
 from dream_env.errors import TrainingError
 from dream_env.fitting.fit import GPU_MEMORY_AT_PAPER_SIZE, FitConfig, fit
-from dream_env.fitting.graphed import GraphedStep, LossModule, eager_step
+from dream_env.fitting.graphed import GraphedStep, LossModule, cuda_graph, eager_step
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.testing import tiny_demos, tiny_world_model
@@ -74,6 +76,62 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_why_once():
     assert len(seen) == 1
     assert float(losses.total.detach()) == float(expected.total.detach())
     step(*inputs(world_model, 1))  # a second warning would be an error
+
+
+def test_the_warning_names_the_first_of_several_causes_and_nothing_older():
+    world_model = tiny_world_model()
+
+    def refuse(function, device):
+        try:
+            raise ValueError("a number was asked for")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    step = GraphedStep(eager_step(LossModule(world_model)), refuse)
+    try:
+        raise KeyError("of the caller's")
+    except KeyError:
+        with pytest.warns(UserWarning, match=r"slower: a number was asked for\. Please report it"):
+            step(*inputs(world_model, 0))
+
+
+class Streams:
+    """Which stream is the current one, as ``torch.cuda`` keeps it; ending a capture that failed fails too."""
+
+    def __init__(self, patch):
+        self.current = "usual"
+        patch.setattr(torch.cuda, "device", lambda device: nullcontext())
+        patch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(wait_stream=lambda other: None))
+        patch.setattr(
+            torch.cuda, "current_stream", lambda: SimpleNamespace(name=self.current, wait_stream=lambda other: None)
+        )
+        patch.setattr(torch.cuda, "set_stream", lambda stream: setattr(self, "current", stream.name))
+        patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+        patch.setattr(torch.cuda, "graph", self.graph)
+
+    @contextmanager
+    def graph(self, graph, capture_error_mode):
+        self.current = "capture"
+        try:
+            yield
+        except BaseException:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904 (as torch does)
+        self.current = "usual"
+
+
+def test_after_a_recording_that_failed_all_goes_on_where_it_was(monkeypatch):
+    streams, calls = Streams(monkeypatch), []
+
+    def function():
+        calls.append(streams.current)
+        if streams.current == "capture":
+            raise RuntimeError("a number was asked for")
+
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        cuda_graph(function, torch.device("cpu"))
+    assert calls == ["usual"] * 3 + ["capture"]
+    assert streams.current == "usual"
 
 
 def test_where_looking_would_stop_a_gpu_a_bad_update_is_still_named_and_never_saved(monkeypatch, tmp_path):

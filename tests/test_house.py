@@ -1,8 +1,11 @@
 """The house rules that a reader relies on, as tests: imports go down, the core names no algorithm, the wheel is complete."""
 
 import ast
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -74,16 +77,40 @@ def test_so_do_the_rooms():
             below = {name.split(".")[0] for name in imported_here(path)}
             graph[path.parent.name] |= (below & graph.keys()) - {path.parent.name}
     floors_of(graph)
+    (listed,) = re.findall(r"```\n(spaces → .*?)plugin\.py", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    order = [name for line in listed.splitlines() for name in re.split(r"\s{2,}", line)[0].split(" → ")]
+    assert sorted(order) == sorted(graph)
+    for name, below in graph.items():
+        assert all(order.index(other) < order.index(name) for other in below), (name, below)
 
 
-def test_the_core_names_no_plug_in():
-    names = {path.stem for path in PLUGINS} - {"__init__", "on_policy"}
+def test_the_core_imports_no_plug_in():
     for path in FILES:
         tree = ast.parse(path.read_text())
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         assert not any(module.startswith(("dream_env.plugins", "plugins")) for module in modules), path.name
-    assert names >= {"ditto"}
+
+
+def test_the_core_names_no_plug_in_but_as_a_default():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {name for kind in ("rewards", "learners") for name in project["entry-points"][f"dream_env.{kind}"]}
+    assert ours >= {"ditto", "cmil", "ppo", "bc"}
+    found = {
+        (module_of(path), node.value)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in ours
+    }
+    assert found == {
+        # What is used where nothing is said.
+        ("cli", "ppo"), ("dream.env", "ditto"), ("online_stage", "ppo"), ("plugin", "ditto"), ("run", "ditto"),
+        ("run", "ppo"), ("stages", "ditto"), ("stages", "ppo"),
+        # The latent distance, which every run is measured by, is 1 − DITTO's reward.
+        ("measuring.closeness", "ditto"),
+        # How a policy of SB3's starts, not the learner of this name.
+        ("learning.on_policy", "bc"), ("run", "bc"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", [*FILES, *PLUGINS], ids=lambda path: "/".join(path.parts[-2:]))
@@ -127,7 +154,14 @@ def test_plugins_under_another_name_are_refused():
     assert "import 'dream_env.plugins' instead" in run.stderr
 
 
-def test_the_wheel_holds_every_module(tmp_path):
+def test_the_wheel_holds_every_module_and_the_dream_that_ships(tmp_path):
+    # Of a copy without build/ and *.egg-info: setuptools takes from an earlier build what it would now leave out.
+    source = tmp_path / "source"
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, source)
+    for name in ("dream_env", "plugins"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [
         sys.executable,
         "-m",
@@ -138,7 +172,7 @@ def test_the_wheel_holds_every_module(tmp_path):
         "--no-build-isolation",
         "-w",
         str(tmp_path),
-        str(ROOT),
+        str(source),
     ]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -147,6 +181,9 @@ def test_the_wheel_holds_every_module(tmp_path):
         f"dream_env/plugins/{path.name}" for path in PLUGINS
     }
     assert expected | {"dream_env/py.typed"} <= inside
+    shipped = {path.relative_to(ROOT).as_posix() for path in (PACKAGE / "shipped").rglob("*") if path.is_file()}
+    assert "dream_env/shipped/pong/weights.safetensors" in shipped
+    assert shipped <= inside
     assert not any(name.split("/")[0] in ("plugins", "tests", "examples") for name in inside)
 
 

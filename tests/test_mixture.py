@@ -79,6 +79,14 @@ def test_recordings_of_other_spaces_are_refused_by_name(parts, observation, acti
     assert str(action) in str(e.value)
 
 
-def test_an_episode_too_short_is_named_whichever_part_it_is_in(parts):
+def test_episodes_too_short_are_counted_in_all_parts(parts):
+    mixture = Mixture(parts)
+    assert mixture.num_episodes == 4
+    assert [mixture.too_short(length) for length in (6, 7, 8)] == [0, 1, 2]
+    assert mixture.windows(7) == (2 + 4) + 1
+    assert mixture.sample(50, 7, np.random.default_rng(0)).obs["image"].shape[:2] == (7, 50)
+
+
+def test_a_part_without_a_window_is_named(parts):
     with pytest.raises(DatasetError, match=r"episode 0 of 'game/clumsy-v0' has 6 steps .*sequences need 8"):
         Mixture([parts[0].select([0, 2]), parts[1]]).windows(8)

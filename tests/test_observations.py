@@ -36,6 +36,11 @@ def spec_of(space, config=GRAY):
         (ATARI, COLOUR, {"image": (64, 64, 3)}),
         (ATARI, ObservationConfig(size=16, crop=(34, 194, 0, 160)), {"image": (16, 16, 1)}),
         (spaces.Box(0, 255, (128,), np.uint8), GRAY, {"vector": (128,)}),
+        (spaces.Box(0, 255, (16, 16), np.uint8), GRAY, {"image": (64, 64, 1)}),
+        (spaces.Box(0, 255, (7, 7, 3), np.uint8), GRAY, {"vector": (147,)}),
+        (spaces.Box(0, 255, (64, 8), np.uint8), GRAY, {"vector": (512,)}),
+        (spaces.Box(0, 2, (6, 7), np.uint8), GRAY, {"vector": (42,)}),
+        (spaces.Box(0, 1, (19, 19, 17), np.uint8), GRAY, {"vector": (6137,)}),
         (spaces.Box(-1, 1, (2, 3), np.float64), GRAY, {"vector": (6,)}),
         (spaces.Box(-1, 1, (), np.float32), GRAY, {"vector": (1,)}),
         (spaces.Discrete(5, start=2), GRAY, {"vector": (5,)}),
@@ -88,13 +93,20 @@ def test_a_discrete_observation_becomes_one_hot_from_its_start():
     np.testing.assert_array_equal(packed, [[1, 0, 0], [0, 0, 1]])
 
 
+def test_object_codes_reach_the_networks_as_they_are():
+    codes = np.random.default_rng(0).integers(0, 11, (5, 7, 7, 3), np.uint8)
+    packed = spec_of(spaces.Box(0, 255, (7, 7, 3), np.uint8)).pack(codes, batch_dims=1)["vector"]
+    np.testing.assert_array_equal(packed, codes.reshape(5, 147))
+    assert packed.dtype == np.float32
+
+
 def test_left_out_keys_may_be_of_any_kind():
-    space = spaces.Dict({"image": spaces.Box(0, 255, (7, 7, 3), np.uint8), "mission": spaces.Text(20)})
+    space = spaces.Dict({"image": spaces.Box(0, 255, (20, 20, 3), np.uint8), "mission": spaces.Text(20)})
     with pytest.raises(SpaceError, match=r"'mission' is Text.*name the others with --observation\.keys"):
         spec_of(space)
     spec = spec_of(space, ObservationConfig(keys=("image",)))
     assert spec.space == spaces.Dict({"image": space["image"]})
-    assert spec.pack({"image": np.zeros((7, 7, 3), np.uint8), "mission": "go"})["image"].shape == (64, 64, 1)
+    assert spec.pack({"image": np.zeros((20, 20, 3), np.uint8), "mission": "go"})["image"].shape == (64, 64, 1)
 
 
 def test_constant_bounds_are_stored_as_one_number():
@@ -111,6 +123,7 @@ def test_constant_bounds_are_stored_as_one_number():
         (spaces.Text(5), GRAY, r"'vector' is Text.* only Box, Discrete and Dict"),
         (spaces.Tuple([spaces.Discrete(2)]), GRAY, "is Tuple"),
         (spaces.Box(0, 255, (4, 84, 84), np.uint8), GRAY, r"\(4, 84, 84\).*needs no frame stacking"),
+        (spaces.Box(0, 255, (3, 84, 84), np.uint8), GRAY, r"\(3, 84, 84\).*Move channels last"),
         (spaces.Box(0, 1, (0,)), GRAY, "holds no numbers"),
         (ATARI, ObservationConfig(crop=(0, 300, 0, 160)), r"crop \(0, 300, 0, 160\).*leaves the picture"),
     ],

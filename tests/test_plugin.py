@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from dream_env.plugins.ditto import Ditto
 from gymnasium.spaces import Box
 
 from dream_env.errors import PluginError
-from dream_env.plugin import Learner, Reward, available, find, load_learner, load_reward
+from dream_env.plugin import Learner, Reward, available, find, load_learner, load_reward, plugin_identity
 from dream_env.testing import check_reward, tiny_world_model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "my_reward"
@@ -32,6 +32,26 @@ class Constant(Reward):
 
     def __call__(self, transition):
         return torch.full(transition.step_t.shape, self.value)
+
+
+@dataclass
+class Table(Reward):
+    """Reads a file, and makes a tensor of it: neither is JSON."""
+
+    file: Path = Path("table.csv")
+    part: Constant = Constant(0.25)
+    _rows: torch.Tensor = field(init=False)
+
+    def prepare(self, world_model, expert):
+        self._rows = torch.zeros(3)
+
+    def __call__(self, transition):
+        return self.part(transition)
+
+
+class Bare(Reward):
+    def __call__(self, transition):
+        return torch.zeros(transition.step_t.shape)
 
 
 class NeverCalled(Reward):
@@ -156,3 +176,13 @@ def test_a_stranger_s_distribution_is_found_by_name(tmp_path, monkeypatch):
     check_reward("action-match", world_model=box, width=0.2)
     with pytest.raises(PluginError, match=r"Did you mean \"action-match\"\?"):
         load_reward("action-mach")
+
+
+def test_the_identity_of_a_plugin_is_its_options_as_json_and_nothing_it_made_of_them():
+    reward = Table()
+    before = plugin_identity(reward)
+    reward.prepare(None, None)
+    expected = {"class": f"{__name__}:Table", "file": "table.csv", "part": {"value": 0.25}}
+    assert plugin_identity(reward) == before == expected
+    with pytest.raises(PluginError, match="Bare is no dataclass, whose fields are a plug-in's options"):
+        plugin_identity(Bare())

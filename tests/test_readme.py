@@ -1,7 +1,9 @@
-"""The README does what it says: its Python runs, its commands parse, its tables are those of the result files."""
+"""The README, and that of the results, do what they say: their Python runs, their commands parse, their tables are those of
+the result files."""
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import re
 import runpy
@@ -11,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 from agents import pong_model, short_pong
 from stable_baselines3 import PPO
 
@@ -19,19 +22,28 @@ from dream_env.model.encoded import save_encoded
 from dream_env.testing import check_reward, tiny_expert
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "examples" / "results" / "README.md").read_text()
+TEXT = (ROOT / "README.md").read_text() + RESULTS
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 SHELL = [
     line
     for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
 ]
-COMMANDS = [
-    words[1:]
-    for line in SHELL
-    for part in line.split("#")[0].split("&&")
-    if (words := shlex.split(part)) and Path(words[0]).name == "dream-env"
+CALLS = [words for line in SHELL for part in line.split("#")[0].split("&&") if (words := shlex.split(part))]
+COMMANDS = [words[1:] for words in CALLS if Path(words[0]).name == "dream-env"]
+EXAMPLES = [
+    [words[1].removeprefix("examples/"), *words[2:]]
+    for words in CALLS
+    if Path(words[0]).name.startswith("python") and words[1:] and words[1].startswith("examples/")
 ]
+SCRIPTS = {
+    "ditto_paper.py": "Grid", "cmil_paper.py": "Grid", "pong_minutes.py": "Minutes", "planner_scores.py": "Scores",
+    "ship_dream.py": "Ship",
+}  # fmt: skip
+"""Those of the examples that have a dataclass of options, and its name."""
+NO_OPTIONS = {"readme_tables.py", "benchmark/all.py"}
+"""Those that have none: one takes --check, the other hands on whatever it is given."""
 STAGES = {
     "collect": "collect", "fit": "fit_stage", "imitate": "imitate_stage", "evaluate": "evaluate_stage",
     "report": "report", "run": "run",
@@ -122,6 +134,15 @@ def test_every_command_is_one_that_there_is(words, monkeypatch, capsys):
     assert len(called) == 1
 
 
+@pytest.mark.parametrize("words", [words for words in EXAMPLES if words[0] not in NO_OPTIONS], ids=" ".join)
+def test_every_example_is_given_what_it_takes(words, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    script = importlib.import_module(Path(words[0]).stem)
+    config = tyro.cli(getattr(script, SCRIPTS[words[0]]), args=words[1:])
+    if hasattr(script, "METHODS"):
+        assert set(config.methods) <= script.METHODS.keys()
+
+
 def test_every_stage_is_shown():
     assert {words[0] for words in COMMANDS} == set(cli.COMMANDS)
 
@@ -146,7 +167,7 @@ def flags():
 def test_every_flag_in_the_text_is_one_that_there_is(flags, monkeypatch):
     others = {"--check", "--strict", "--explicit-package-bases", "--nproc-per-node"}  # of the tools named beside
     monkeypatch.syspath_prepend(ROOT / "examples")
-    for name, config in {"ditto_paper.py": "Grid", "cmil_paper.py": "Grid", "pong_minutes.py": "Minutes"}.items():
+    for name, config in SCRIPTS.items():
         grid = runpy.run_path(str(ROOT / "examples" / name))[config]
         flags = flags | {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(grid)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]+", TEXT)) - others
@@ -169,11 +190,12 @@ def test_every_file_and_folder_of_the_repository_in_the_text_is_there():
     assert {"examples/readme_tables.py", "examples/my_reward"} <= named
     for path in named:
         assert (ROOT / path).exists(), path
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", RESULTS):
+        assert (ROOT / "examples" / "results" / picture).is_file(), picture
 
 
 def test_the_tables_are_those_of_the_result_files():
-    if not (ROOT / "examples" / "results" / "pong.csv").is_file():
-        pytest.skip("there are no results yet")
+    assert len(re.findall("<!-- results: ", TEXT)) == len(re.findall("<!-- end -->", TEXT)) > 10
     program = [sys.executable, str(ROOT / "examples" / "readme_tables.py"), "--check"]
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

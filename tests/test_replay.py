@@ -353,6 +353,28 @@ def test_a_dataset_made_of_it_is_the_same_demonstrations(tmp_path):
     env.close()
 
 
+@pytest.mark.parametrize("refused", [["symlink"], ["symlink", "link"]], ids=["hard links", "copies"])
+def test_a_dataset_is_made_where_symbolic_links_need_rights(tmp_path, monkeypatch, refused):
+    def no_rights(*_):
+        raise OSError("A required privilege is not held by the client")
+
+    env = gymnasium.make("CartPole-v1")
+    observation, action = (
+        ObservationSpec.from_space(env.observation_space, ObservationConfig()),
+        ActionSpec.from_space(env.action_space),
+    )
+    replay = Replay(tmp_path / "replay", observation, action, SOURCE)
+    for episode in buffers(env.observation_space, env.action_space):
+        replay.add(episode)
+    for way in refused:
+        monkeypatch.setattr(os, way, no_rights)
+    assert replay.to_minari("cart/played-v0", env).total_steps == replay.num_steps
+    assert all((tmp_path / "replay" / f"episode_{index:05d}.hdf5").is_file() for index in range(3)), (
+        "they stay here too"
+    )
+    env.close()
+
+
 def test_recordings_and_what_was_played_are_mixed_by_their_windows(tmp_path):
     record("game/expert-v0", buffers(lengths=(7, 5, 9)))
     demos = Demos.load("game/expert-v0")

@@ -184,7 +184,7 @@ def test_a_mujoco_that_is_too_new_says_which_to_install(monkeypatch):
 
 def model_of(env, facts=None):
     """A tiny world model of a robot's pictures, as if fitted to recordings that say ``facts``."""
-    config = ObservationConfig(size=8, keys=("pixels",), gray=False)
+    config = ObservationConfig(size=16, keys=("pixels",), gray=False)
     spec = ObservationSpec.from_space(env.observation_space, config)
     tiny = tiny_world_model(action_space=env.action_space)
     source = tiny.source.__class__("adroit/door-v0", "AdroitHandDoor-v1", None, {"protocol": facts} if facts else {})
@@ -192,9 +192,9 @@ def model_of(env, facts=None):
 
 
 def test_pictures_drawn_in_another_way_than_the_models_are_refused():
-    env = make_environment("adroit-door", size=8)
+    env = make_environment("adroit-door", size=16)
     recorded = json.loads(json.dumps(protocol(env)))
-    plain = make_environment("adroit-door", size=8, rendering="default")
+    plain = make_environment("adroit-door", size=16, rendering="default")
     for world_model in (model_of(env, recorded), model_of(env)):  # recordings of others may not say
         check_spaces(world_model, env)
     message = (
@@ -208,7 +208,7 @@ def test_pictures_drawn_in_another_way_than_the_models_are_refused():
 
 
 def test_another_camera_than_the_models_is_refused():
-    env = make_environment("kitchen", size=8)
+    env = make_environment("kitchen", size=16)
     recorded = protocol(env) | {"camera": {"distance": 9.0}}
     with pytest.raises(SpaceError, match=r"shows pictures with camera .* was fitted on pictures with camera .*9\.0"):
         check_spaces(model_of(env, recorded), env)
@@ -216,8 +216,8 @@ def test_another_camera_than_the_models_is_refused():
 
 
 def test_a_model_of_states_does_not_mind_how_pictures_are_drawn():
-    env = make_environment("adroit-door", size=8)
-    other = make_environment("adroit-door", size=8, rendering="default")
+    env = make_environment("adroit-door", size=16)
+    other = make_environment("adroit-door", size=16, rendering="default")
     tiny = model_of(env, protocol(env))
     spec = ObservationSpec.from_space(env.observation_space, ObservationConfig(keys=("state",)))
     check_spaces(WorldModel(tiny.config, spec, tiny.action_spec, tiny.source), other)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dream_env.errors import ConfigError
 from dream_env.latent import Latent
 from dream_env.model.rssm import RSSM, RSSMConfig
 
@@ -104,3 +105,10 @@ def test_disagreement_is_zero_between_equal_members_and_positive_between_differe
 def test_disagreement_of_a_single_prior_is_refused():
     with pytest.raises(ValueError, match="needs an ensemble of at least 2"):
         RSSM(TINY, 3, 5).disagreement(RSSM(TINY, 3, 5).initial(1), torch.zeros(1, 3))
+
+
+def test_more_classes_than_a_byte_can_number_are_refused():
+    assert RSSMConfig(classes=256).classes == 256
+    assert RSSMConfig(latent="gaussian", classes=300).classes == 300, "a Gaussian latent ignores it"
+    with pytest.raises(ConfigError, match=r"latent of 300 classes .* 256 is the most\. Take fewer classes"):
+        RSSMConfig(classes=300)

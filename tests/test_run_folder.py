@@ -3,7 +3,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dream_env.checkpoint import read_json
 from dream_env.errors import CheckpointError
-from dream_env.run_folder import MetricsLog, claim, read_metrics
+from dream_env.run_folder import MetricsLog, check_claim, claim, read_metrics
 
 CONFIG = {"dataset": "a/b-v0", "train": {"updates": 6, "batch": 4}, "also": []}
 
@@ -49,6 +49,37 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     with pytest.raises(CheckpointError, match=r"is not empty and is no run of dream-env; choose another --out"):
         claim(tmp_path, "fit", CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_option_that_an_earlier_version_did_not_have_counts_as_its_default(tmp_path):
+    claim(tmp_path, "fit", CONFIG)
+    now = {**CONFIG, "train": {**CONFIG["train"], "warm_up": 0.0}}
+    with pytest.raises(CheckpointError, match=r"train\.warm_up is None there and 0\.0 here"):
+        claim(tmp_path, "fit", now)
+    claim(tmp_path, "fit", now, usual=now)
+    with pytest.raises(CheckpointError, match=r"train\.warm_up is 0\.0 there and 0\.5 here"):
+        claim(tmp_path, "fit", {**CONFIG, "train": {**CONFIG["train"], "warm_up": 0.5}}, usual=now)
+
+
+def test_what_a_run_learns_from_may_not_change_under_its_name(tmp_path):
+    claim(tmp_path / "new", "imitate", CONFIG, seen="abc")
+    claim(tmp_path / "new", "imitate", CONFIG, seen="abc")
+    with pytest.raises(CheckpointError, match="has changed since it was begun, under the same name"):
+        claim(tmp_path / "new", "imitate", CONFIG, seen="def")
+    claim(tmp_path / "old", "imitate", CONFIG)  # by a version that did not note it
+    claim(tmp_path / "old", "imitate", CONFIG, seen="abc")
+
+
+def test_a_folder_that_cannot_be_made_is_told_of_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"file is no folder that you may write to; choose another --out"):
+        check_claim(tmp_path / "file" / "wm", "fit", CONFIG)
+
+
+def test_a_kill_in_the_first_moment_leaves_nothing_in_the_way(tmp_path):
+    (tmp_path / ".run.json.tmp-4711").write_text('{"stage": "fi')
+    claim(tmp_path, "fit", CONFIG)
+    assert read_json(tmp_path / "run.json")["stage"] == "fit"
 
 
 def test_metrics_are_read_as_they_were_written(tmp_path):

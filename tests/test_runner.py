@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 from dream_env.errors import ConfigError
@@ -24,7 +25,8 @@ def runner(monkeypatch):
 
 @pytest.fixture
 def ray(monkeypatch):
-    """Stands for Ray: jobs run where they are started; what they were given is noted."""
+    """Stands for Ray: jobs run where they are started, as what is left of them on the way to another machine; what they were
+    given is noted."""
     stub = types.ModuleType("ray")
     stub.started, stub.given = [], []
 
@@ -32,7 +34,7 @@ def ray(monkeypatch):
         def of(job):
             def start():
                 stub.given.append(resources)
-                return job
+                return cloudpickle.loads(cloudpickle.dumps(job))
 
             return types.SimpleNamespace(remote=start)
 
@@ -49,14 +51,14 @@ def fails():
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_a_job_that_fails_is_told_of_at_the_end_and_stops_none(runner, ray, engine):
-    done = []
-    jobs = [lambda: done.append(0), lambda: done.append(1), fails, lambda: done.append(3)]
+def test_a_job_that_fails_is_told_of_at_the_end_and_stops_none(runner, ray, tmp_path, engine):
+    jobs = [lambda i=i: (tmp_path / str(i)).touch() for i in range(4)]  # as cells do, they leave files
+    jobs[2] = fails
     with pytest.raises(
         SystemExit, match=r"1 of 4 runs failed; the same command tries them again:\nthe third cell fell over"
     ):
         runner.spread(jobs, workers=2, engine=engine)
-    assert sorted(done) == [0, 1, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "3"]
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda", 1)])
@@ -94,3 +96,18 @@ def test_a_finished_cell_knows_with_which_flags(runner, tmp_path):
         runner.finished(tmp_path, longer)
     (tmp_path / "done").write_text("")  # as it was once left
     assert runner.finished(tmp_path, longer)
+
+
+def test_what_is_wrong_with_a_script_s_options_is_told_without_a_traceback(tmp_path):
+    words = [
+        sys.executable,
+        str(FILE.with_name("ditto_paper.py")),
+        "--methods",
+        "dito",
+        "--out",
+        str(tmp_path / "runs"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ConfigError: there is no method 'dito'. Did you mean \"ditto\"?")
+    assert not (tmp_path / "runs").exists()

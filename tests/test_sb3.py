@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
@@ -148,6 +149,24 @@ def test_other_autoreset_modes_are_refused(mode):
         ConfigError, match=r"needs sub-environments that reset in the same step.*autoreset_mode='SameStep'"
     ):
         as_sb3(dream(autoreset_mode=mode))
+
+
+def test_dreams_that_give_tensors_are_refused():
+    with pytest.raises(ConfigError, match=r'needs arrays, but these .* give tensors; make them with output="numpy"'):
+        as_sb3(dream(output="torch"))
+
+
+def test_actions_that_do_not_start_at_zero_do_for_sb3_and_are_the_dreams_own():
+    world_model = tiny_world_model(action_space=Discrete(3, start=5))
+    envs, wrapped = (DreamEnv(4, wm=world_model, expert=tiny_expert(world_model), horizon=5) for _ in range(2))
+    venv = as_sb3(wrapped)
+    assert venv.action_space == Discrete(3)
+    envs.reset(seed=3)
+    venv.seed(3)
+    venv.reset()
+    action = np.array([0, 1, 2, 0])
+    np.testing.assert_array_equal(envs.step(action + 5)[0], venv.step(action)[0])
+    np.testing.assert_array_equal(action, [0, 1, 2, 0])  # SB3 keeps them in its buffer
 
 
 def test_one_sub_environment_cannot_be_set_by_itself():

@@ -7,7 +7,7 @@ from dream_env.spaces import ObservationConfig, ObservationSpec, Standardizer
 
 SPACE = spaces.Dict(
     {
-        "camera": spaces.Dict({"left": spaces.Box(0, 255, (8, 8, 3), np.uint8)}),
+        "camera": spaces.Dict({"left": spaces.Box(0, 255, (16, 16, 3), np.uint8)}),
         "state": spaces.Box(-np.inf, np.inf, (3,), np.float32),
     }
 )

@@ -323,7 +323,13 @@ def test_the_report_draws_what_there_are_rows_for(path, capsys):
     folder = path.parent / "out"
     assert capsys.readouterr().out.strip().endswith("report.md")
     text = (folder / "report.md").read_text()
-    drawn = {"through_training_pong_15", "by_demos", "by_demos_control", "by_horizon"}
+    drawn = {
+        "through_training_pong_15",
+        "by_demos",
+        "by_demos_control",
+        "by_horizon",
+        "reward_ale_pong_v5_ditto_15_episodes",
+    }
     assert {file.stem for file in folder.glob("*.png")} == drawn
     for name in drawn:
         assert f"]({name}.png)" in text

@@ -7,6 +7,7 @@ import torch
 from small_datasets import fit_squares, use
 
 from dream_env.checkpoint import Store, read_tensors
+from dream_env.errors import ConfigError
 from dream_env.learning.tail import Tail, tail
 from dream_env.plugin import load_learner
 from dream_env.run_folder import MetricsLog, read_metrics
@@ -63,6 +64,12 @@ def test_the_policies_after_the_last_updates_are_kept(root, tmp_path):
     for name, last in final.items():
         assert torch.equal(weights[-1][name], last)
     assert not all(torch.equal(weights[0][name], weights[1][name]) for name in final)
+
+
+def test_more_of_them_than_a_learner_reports_are_refused(root, tmp_path):
+    with pytest.raises(ConfigError, match="reports each of its last 3 alone; give --report-last 4 too"):
+        imitate(root, tmp_path / "ditto", tail=4)
+    assert not (tmp_path / "ditto").exists()
 
 
 def test_of_sb3_those_after_its_last_updates(root, tmp_path):

@@ -120,6 +120,7 @@ SMALL |= {
     name: {"rows": 4, "warm_start_updates": 3, "hidden": (16,), "action_space": spaces.Box(-1.0, 1.0, (2,), np.float32)}
     for name in ("cmil", "vmail")
 }
+SMALL |= {"bc": {"batch": 48, "log_every": 2}, "dbc": {"batch": 48, "log_every": 2}}
 ELSEWHERE = {"pdac"}  # learns nothing in a dream; tests/test_pdac.py examines it
 
 
@@ -151,10 +152,13 @@ class HillClimbing(Learner):
 
     def learn(self, dream, steps, *, seed=0, progress=lambda *_: None, store=None):
         weight, best, done, obs = torch.zeros(48, 3), -np.inf, 0, None
-        if (found := store.latest() if store else None) is not None:
+        if (found := store.latest() if store and self.broken != "begins anew" else None) is not None:
             tensors = found[1]
             weight, done, best = tensors["weight"], found[0], float(tensors["best"])
-            dream.load_state_dict({name[6:]: x for name, x in tensors.items() if name.startswith("dream.")})
+            kept = {name[6:]: x for name, x in tensors.items() if name.startswith("dream.")}
+            if self.broken == "forgets the reward":
+                kept |= {name: torch.zeros_like(x) for name, x in kept.items() if "horizons" in name}
+            dream.load_state_dict(kept)
             obs = tensors["obs"].numpy()
         if obs is None:
             obs = dream.reset(seed=seed)[0]
@@ -215,6 +219,9 @@ def test_a_good_learner_passes():
         ("stops early", "stopped after 120 of 200 steps"),
         ("irreproducible", "the same seed gives other weights"),
         ("half a state", "interrupted and resumed has other weights"),
+        ("forgets", "had kept nothing in its store"),
+        ("begins anew", "and began anew at 40"),
+        ("forgets the reward", "interrupted and resumed has other weights"),
         ("wrong shape", r"actions have shape \(5, 1\); expected \(5,\)"),
         ("not json", r"the policy's config\(\) does not go through JSON"),
     ],

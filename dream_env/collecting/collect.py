@@ -1,12 +1,10 @@
 """Let an expert play real games and record them as a Minari dataset; killed at any moment, it goes on where it was."""
 
 import multiprocessing
-import os
 import re
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +18,10 @@ from dream_env.collecting.claims import check_dataset_id, claim, finished, print
 from dream_env.collecting.npz_episodes import convert
 from dream_env.errors import ConfigError, DatasetError
 from dream_env.experts.by_name import Act, Expert, expert_name, make_expert
+from dream_env.experts.replay_expert import ReplayExpert
 from dream_env.progress import progress_bar
-from dream_env.real.environments import Env, environment_id, make_environment, rendering_of
+from dream_env.real.environments import Env, check_recordable, environment_id, make_environment, rendering_of
+from dream_env.real.real_rooms import leave_with_parent
 from dream_env.real.robots import Rendering
 from dream_env.real.success import SuccessTracker
 from dream_env.recordings.recording import NotFinite, join_episodes, play_episode, unfinished_folder, write_episode
@@ -37,7 +37,8 @@ class CollectConfig:
     """Let an expert play real games and record them as a Minari dataset."""
 
     environment: Positional[str]
-    """What to play: an Atari game by short name (pong, breakout …), bipedalwalker, or any Gymnasium id."""
+    """What to play: an Atari game by short name (pong, breakout …), bipedalwalker, any Gymnasium id, or my_env:MyEnv-v0, an id
+    that the module my_env registers."""
     dataset: str = ""
     """Minari id to record under, as dream/pong/scripted-v0 (which is what it is called unless given)."""
     episodes: int = 20
@@ -110,7 +111,7 @@ def collect(
 
     Raises:
         ConfigError: an option is wrong, or the dataset's id is taken by other games.
-        DatasetError: the disk is full or cannot be written.
+        DatasetError: the disk is full or cannot be written, or a process that played is gone.
     """
     if config.episodes_from is not None:
         return _convert(config, config.episodes_from, expert, progress)
@@ -185,11 +186,17 @@ def _play(config: CollectConfig, expert: Expert | Act | None, todo: list[int]) -
     # Spawned rather than forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     count = min(config.workers, max(1, len(todo)))
-    with ProcessPoolExecutor(count, context, initializer=_leave_with_parent, initargs=(os.getpid(),)) as pool:
-        games = [pool.submit(_play_in_worker, config, index) for index in todo]
+    with ProcessPoolExecutor(count, context, initializer=leave_with_parent) as pool:
         try:
+            games = [pool.submit(_play_in_worker, config, index) for index in todo]
             for game in as_completed(games):
                 yield game.result()
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                "a process that played died, and the others were stopped. Try with workers 1; if that works, there may be too "
+                "little memory for so many, or the script that starts the workers may lack `if __name__ == '__main__':`. The "
+                "same command goes on where it was"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -200,6 +207,7 @@ class _Player:
     def __init__(self, config: CollectConfig, expert: Expert | Act | None = None) -> None:
         self.config = config
         self.env = _make(config)
+        check_recordable(self.env)  # before the first game is played, rather than when it is written
         self.tracker = SuccessTracker(self.env)
         self.expert = expert or make_expert(
             config.expert, config.environment, explore=config.explore, noise=config.noise, lapse=config.lapse,
@@ -212,6 +220,8 @@ class _Player:
         for number, seed in enumerate(seeds, start=1):
             observation, _ = self.env.reset(seed=seed)
             self.tracker.reset()
+            if isinstance(self.expert, ReplayExpert):
+                self.expert.take_up(index)
             if isinstance(self.expert, Expert):
                 self.expert.reset(self.env, seed)
             try:
@@ -239,17 +249,6 @@ class _Player:
                 f"{self.config.expert} has {len(known)} games, and {self.config.episodes} are to be recorded"
             )
         return [int(known[index])]
-
-
-def _leave_with_parent(parent: int) -> None:
-    """Let a worker end soon after a killed parent; left alone it would wait for work for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @lru_cache(maxsize=1)

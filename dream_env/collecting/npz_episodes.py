@@ -20,7 +20,7 @@ from dream_env.collecting.claims import check_dataset_id, claim, finished, print
 from dream_env.collecting.npz_file import PICTURES, NpzEpisode, read_npz, wrong
 from dream_env.errors import DatasetError
 from dream_env.progress import progress_bar
-from dream_env.real.environments import environment_id, make_environment, protocol
+from dream_env.real.environments import check_recordable, environment_id, make_environment, protocol
 from dream_env.real.robots import ROBOTS, Rendering
 from dream_env.recordings.recording import join_episodes, unfinished_folder, write_episode
 
@@ -119,6 +119,7 @@ def _elsewhere(
         return Elsewhere(spaces.Dict(seen), spaces.Box(-1.0, 1.0, (width,), np.float32), None)
     size, channels = first.observations[PICTURES].shape[-2:]
     env = make_environment(environment, size=size, gray=channels == 1, max_steps=max_steps, rendering=rendering)
+    check_recordable(env)
     alone = len(env.observation_space.shape or ()) == 3  # an Atari game shows a picture and nothing else
     space = seen[PICTURES] if alone else spaces.Dict(seen)
     stand_in = Elsewhere(space, env.action_space, env.spec)

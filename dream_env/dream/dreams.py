@@ -59,6 +59,11 @@ class Dreams:
         self.latent = world_model.initial(num)
         self.expert_latent = world_model.initial(num)
         self.recorder = RolloutRecorder(self.latent, expert, horizon) if _learns(reward) else None
+        # Looking whether a reward is finite makes a GPU's host wait for it, so there it is noted, and looked at once a horizon:
+        # the step of the first that was not, once there was one, and how many steps nobody has looked.
+        self._looks_at_each_step = world_model.device.type != "cuda"
+        self._bad = torch.full((), -1, device=self.starts.device)
+        self._unseen = 0
 
     def seed(self, seeds: Int[Tensor, " some"], which: Int[Tensor, " some"]) -> None:
         """Begin the random streams of some dreams anew."""
@@ -161,13 +166,33 @@ class Dreams:
                 f"reward {name!r} returned {shape}{dtype} ({_when(transition)}); expected one float "
                 f"for each of the dreams, a tensor of shape {expected}"
             )
-        if not torch.isfinite(reward).all():
+        if not self._looks_at_each_step:
+            self._note(reward, transition)
+        elif not torch.isfinite(reward).all():
             bad = (~torch.isfinite(reward)).nonzero().flatten()
             raise PluginError(
                 f"reward {name!r} gave {float(reward[bad[0]])} for dream {int(bad[0])}, {len(bad)} of {len(reward)} "
                 f"not finite ({_when(transition)}); look for a division by a zero norm or a logarithm of zero"
             )
         return reward
+
+    def _note(self, reward: Tensor, transition: Transition) -> None:
+        late = transition.step_t.new_full((1,), self.horizon)  # no step is as late
+        bad = ~reward.detach().isfinite()
+        step = torch.cat([torch.where(bad, transition.step_t, late), late]).min()
+        self._bad = torch.where((self._bad < 0) & (step < self.horizon), step, self._bad)
+        self._unseen += 1
+        if self._unseen >= self.horizon:
+            self._look()
+
+    def _look(self) -> None:
+        step, self._unseen = int(self._bad), 0
+        if step >= 0:
+            self._bad = torch.full_like(self._bad, -1)
+            raise PluginError(
+                f"reward {self.reward.name!r} gave a number that is not finite (at step {step} of {self.horizon}); "
+                f'look for a division by a zero norm or a logarithm of zero. device="cpu" names the dream'
+            )
 
     def learn_from(self, rollouts: list[Rollout]) -> None:
         """Let the reward learn, and keep its metrics."""
@@ -181,7 +206,12 @@ class Dreams:
                 ) from error
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything a later run needs to go on exactly here, as named tensors of its own."""
+        """Everything a later run needs to go on exactly here, as named tensors of its own.
+
+        Raises:
+            PluginError: if a reward since the last look was not finite: no such state is kept.
+        """
+        self._look()
         state = {name: getattr(self, name) for name in _STATE}
         state |= {"deter": self.latent.deter, "stoch": self.latent.stoch}
         state |= {"expert_deter": self.expert_latent.deter, "expert_stoch": self.expert_latent.stoch}

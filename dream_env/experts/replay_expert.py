@@ -33,11 +33,32 @@ class ReplayExpert:
         noted = [facts.get("seed") for facts in self._opened.storage.get_episode_metadata(range(found.num_episodes))]
         self.seeds = list(range(len(noted))) if None in noted else [int(seed) for seed in noted]
         """What game i has to be reset with."""
+        self._game: int | None = None
         self._actions: list[Any] = []
 
+    def take_up(self, game: int) -> None:
+        """Say that the next ``reset`` begins this game, which has ``seeds[game]``.
+
+        Where a seed repeats, it does not say which of its episodes is to be played; nor does the order in which games come,
+        which several workers share, and of which a recording that goes on has some behind it.
+        """
+        self._game = game
+
     def reset(self, env: Env, seed: int) -> None:
-        """Take up the episode of this seed."""
-        episode = next(iter(self._opened.iterate_episodes([self.seeds.index(seed)])))
+        """Begin the game of this seed, the one that was taken up if there are several.
+
+        Raises:
+            DatasetError: if there is none, or several and none of them was taken up.
+        """
+        games = [game for game, known in enumerate(self.seeds) if known == seed]
+        wanted = games if self._game is None else [game for game in games if game == self._game]
+        self._game = None
+        if len(wanted) != 1:
+            raise DatasetError(
+                f"{self.dataset} has {len(games)} episodes with seed {seed}; expected one, or a take_up(game) before the reset "
+                f"that says which, with its place in .seeds"
+            )
+        episode = next(iter(self._opened.iterate_episodes(wanted)))
         self._space = env.action_space
         self._seed = seed
         self._actions = list(np.asarray(episode.actions))[::-1]

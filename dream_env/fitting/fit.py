@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
+from dream_env.device import restore_generator
 from dream_env.errors import ConfigError, TrainingError
 from dream_env.fitting.graphed import Graph, GraphedStep, LossModule, Step, eager_step
 from dream_env.fitting.parallel import ALONE, Processes
@@ -121,7 +122,8 @@ def fit(
     update = 0
     if store is not None and (saved := store.latest(device)) is not None:
         update, tensors, state = saved
-        _restore(world_model, optimizer, rng, generator, tensors, state)
+        _restore(world_model, optimizer, rng, tensors, state)
+        restore_generator(generator, tensors["generator"], step=update)
     processes.agree(update, "the update that was saved last")
     processes.same_weights(world_model)
     world_model.train()
@@ -203,14 +205,12 @@ def _restore(
     world_model: WorldModel,
     optimizer: torch.optim.Optimizer,
     rng: np.random.Generator,
-    generator: torch.Generator,
     tensors: dict[str, Tensor],
     state: dict[str, Any],
 ) -> None:
     prefix = "model/"
     world_model.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
     load_optimizer(optimizer, tensors, "optimizer")
-    generator.set_state(tensors["generator"].cpu())
     rng.bit_generator.state = state["rng"]
 
 

@@ -6,6 +6,7 @@ each call, nothing that the host must look at (no ``.item()``, no branch on numb
 places in memory: inputs are copied in, gradients and losses are read where the graph leaves them.
 """
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,10 +78,11 @@ class GraphedStep:
         return self._losses
 
     def _begin(self, batch: Batch, noise: Tensor) -> None:
+        outer = sys.exc_info()[1]  # what the caller may be in the middle of handling is no cause of ours
         try:
             self._play, losses = self._record(lambda: self._step(batch, noise), noise.device)
         except RuntimeError as error:  # as torch's errors of CUDA, of memory, of what cannot be recorded all are
-            reason = str(error).strip().split("\n")[0]
+            reason = str(_first_cause(error, outer)).strip().split("\n")[0]
             warnings.warn(
                 f"the training step could not be recorded as a CUDA graph and runs operation by operation, which is "
                 f"slower: {reason}. Please report it; --graph off silences this",
@@ -93,17 +95,28 @@ class GraphedStep:
 def cuda_graph(function: Callable[[], Losses], device: torch.device) -> tuple[Callable[[], object], Losses]:
     """Record by CUDA's stream capture, after a few calls on a side stream that let libraries choose and set up."""
     with torch.cuda.device(device):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        side, before = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(before)
         with torch.cuda.stream(side):
             for _ in range(3):
                 function()
-        torch.cuda.current_stream().wait_stream(side)
+        before.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: the thread that prepares batches may allocate meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            losses = function()
+        try:
+            # thread_local: the thread that prepares batches may allocate meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                losses = function()
+        except RuntimeError:
+            # Where ending the capture fails too, torch.cuda.graph leaves its own stream behind, and all that follows on it.
+            torch.cuda.set_stream(before)
+            raise
     return graph.replay, losses
+
+
+def _first_cause(error: BaseException, outer: BaseException | None) -> BaseException:
+    # As a traceback has it: a capture that failed fails once more when it is ended, and says no more than that.
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error if before is None or before is outer else _first_cause(before, outer)
 
 
 def _detached(losses: Losses) -> Losses:

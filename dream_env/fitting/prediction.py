@@ -63,10 +63,10 @@ def open_loop_error(
     """Error of dreams with the recorded actions: filter ``context`` rows, then predict without looking.
 
     Returns ``open_loop_<h>/<key>``: the unexplained share (on moving pixels for pictures) of row ``context − 1 + h``. The
-    sequences and the noise are the same at each call with the same seed, so the numbers of a training compare. Where an
-    episode is shorter than all this, the context is cut, and horizons that do not fit at all are left out.
+    sequences and the noise are the same at each call with the same seed, so the numbers of a training compare. Where all
+    episodes are shorter than all this, the context is cut, and horizons that do not fit at all are left out.
     """
-    rows = int(demos.lengths.min()) + 1
+    rows = int(demos.lengths.max()) + 1
     horizons = tuple(h for h in horizons if h < rows)
     if not horizons:
         return {}

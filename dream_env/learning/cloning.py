@@ -20,11 +20,13 @@ def clone(
     updates: int,
     batch: int,
     entropy: float = 0.0,
+    first_action: int = 0,
 ) -> dict[str, float]:
     """``L = −log π(aᴱ | ŝᴱ) − η H(π(ŝᴱ))``, averaged over random expert states, for some gradient steps.
 
-    ``network`` is an SB3 actor-critic policy, recurrent or not. Draws from torch's global generator, as SB3 does. Returns
-    the mean loss and (for discrete actions) accuracy of the last tenth of the steps.
+    ``network`` is an SB3 actor-critic policy, recurrent or not, which numbers discrete actions from 0; ``first_action`` is the
+    expert's number of that one. Draws from torch's global generator, as SB3 does. Returns the mean loss and (for discrete
+    actions) accuracy of the last tenth of the steps.
     """
     recurrent = hasattr(network, "lstm_actor")
     rows = expert.windows(SEQUENCE) if recurrent else expert.step_rows()
@@ -35,6 +37,8 @@ def clone(
         if recurrent:  # sequences one after another, as sb3-contrib's buffers have them
             chosen = (chosen.unsqueeze(1) + torch.arange(SEQUENCE, device=chosen.device)).flatten()
         feat, action = expert.latents(chosen).feat, expert.actions(chosen)
+        if first_action:
+            action = action - first_action
         log_prob, bonus = _evaluate(network, feat, action, recurrent)
         loss = -log_prob.mean() - entropy * bonus
         optimizer.zero_grad(set_to_none=True)

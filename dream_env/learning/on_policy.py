@@ -21,10 +21,18 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
+from dream_env.device import random_states, restore_random_states
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, PluginError
 from dream_env.learning.cloning import clone
-from dream_env.learning.sb3 import SB3VecEnv, StandardizedReward, as_sb3, discounted_values
+from dream_env.learning.sb3 import (
+    SB3VecEnv,
+    StandardizedReward,
+    as_sb3,
+    discounted_values,
+    first_action,
+    numbered_from_zero,
+)
 from dream_env.plugin import Learner, Policy, Progress, find, ignore, load_learner
 from dream_env.spaces import ActionSpec
 
@@ -73,7 +81,30 @@ class OnPolicyLearner(Learner):
     clone_entropy: float = 0.0
     """Weight of the policy's entropy in cloning: η_BC of DITTO eq. 9 (0.1 there, for agents that stop at cloning)."""
     options: str = "{}"
-    """Further arguments of the algorithm's constructor, as JSON: '{"vf_coef": 1.0}'."""
+    """Further arguments of the algorithm's constructor, as JSON: '{"vf_coef": 1.0}'. All but those that make another network,
+    ``policy_kwargs`` and ``use_sde``: weights alone would not restore it."""
+
+    def check(self, dream: DreamEnv) -> None:
+        """Make the algorithm once, and its policy anew from what is kept of it: what cannot be made is refused here.
+
+        Raises:
+            ConfigError: if ``options`` are no JSON object.
+            PluginError: if the algorithm does not take them, or its policy is not one that ``restore`` makes.
+        """
+        with _own_random_state(dream.device):
+            model, _ = self._build(dream, 0)
+            config = json.loads(json.dumps(self._policy_config(dream)))
+            try:
+                self.restore(config, model.policy.state_dict())
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = " ".join(
+                    line.strip() for line in str(error).splitlines()[:2]
+                )  # of the first layer, not of all
+                raise PluginError(
+                    f"the policy {self.policy} of {self.algorithm} could be learned, but not be made again from what is kept of "
+                    f"it ({type(error).__name__}: {reason}); take one that net_arch and activation describe "
+                    f"({', '.join(model.policy_aliases)}), and leave options out that change its layers"
+                ) from error
 
     def learn(
         self,
@@ -89,7 +120,7 @@ class OnPolicyLearner(Learner):
         SB3 draws from torch's and numpy's global generators: they are seeded here, saved in checkpoints, and put back
         as they were when learning ends.
         """
-        with _own_random_state():
+        with _own_random_state(dream.device):
             model, venv = self._build(dream, seed)
             policy = SB3Policy(model.policy, self._policy_config(dream))
             state = _RunState(model, venv, dream)
@@ -126,7 +157,7 @@ class OnPolicyLearner(Learner):
             model: OnPolicyAlgorithm = algorithm(
                 self.policy, venv, seed=seed, device=dream.device, verbose=0, **arguments
             )
-        except TypeError as error:
+        except (TypeError, ValueError, AssertionError) as error:  # all three are how SB3 refuses arguments
             raise PluginError(f"{self.algorithm} does not take these options: {error}") from error
         model.set_logger(Logger(folder=None, output_formats=[]))
         if self.bootstrap == "batched" and not hasattr(model, "_last_lstm_states"):
@@ -140,6 +171,12 @@ class OnPolicyLearner(Learner):
             raise ConfigError(f"options are a JSON object, not {self.options!r} ({error})") from error
         if not isinstance(options, dict):
             raise ConfigError(f"options are a JSON object, not {self.options!r}")
+        for name in ("policy_kwargs", "use_sde"):
+            if options.get(name):
+                raise ConfigError(
+                    f"options hold {name!r}, which makes another network than can be restored: its layers are net_arch, and "
+                    f"their nonlinearity activation. For another one write a learner (dream_env.plugin.Learner)"
+                )
         return options
 
     def algorithm_options(self, dream: DreamEnv) -> dict[str, Any]:
@@ -164,22 +201,24 @@ class OnPolicyLearner(Learner):
         metrics = clone(
             model.policy, optimizer, expert,
             updates=self.warm_start_updates, batch=self.clone_batch, entropy=self.clone_entropy,
+            first_action=policy.first_action,
         )  # fmt: skip
         progress(policy, {"steps": 0.0, **metrics})
 
     @classmethod
     def restore(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "SB3Policy":
-        """Rebuild the policy from its constructor arguments and weights."""
+        """Rebuild the policy from its constructor arguments and weights, where the weights are."""
         aliases = _algorithm(config["algorithm"]).policy_aliases
         layers = list(config["net_arch"])
         policy = aliases[config["policy"]](
             spaces.Box(-np.inf, np.inf, (config["feat_size"],), np.float32),
-            ActionSpec.from_json(config["action"]).space,
+            numbered_from_zero(ActionSpec.from_json(config["action"]).space),
             lambda _: 0.0,
             net_arch={"pi": layers, "vf": layers},
             activation_fn=_ACTIVATIONS[config["activation"]],
         )
         policy.load_state_dict(weights)
+        policy.to(next(iter(weights.values())).device)
         return SB3Policy(policy, config)
 
 
@@ -188,6 +227,8 @@ class SB3Policy(Policy):
 
     def __init__(self, network: Any, config: dict[str, Any]) -> None:
         self.network = network
+        self.first_action = first_action(ActionSpec.from_json(config["action"]).space)
+        """The environment's number of the network's action 0."""
         self._config = config
 
     def predict(
@@ -197,9 +238,9 @@ class SB3Policy(Policy):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """SB3's own ``predict``."""
+        """SB3's own ``predict``, in the environment's numbers of actions."""
         action, new_state = self.network.predict(observation, state, episode_start, deterministic)
-        return action, new_state
+        return action + self.first_action if self.first_action else action, new_state
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments as JSON."""
@@ -246,7 +287,7 @@ class _RunState:
         tensors |= {f"venv/{name}": torch.as_tensor(array) for name, array in self.venv.state_dict().items()}
         tensors["last_obs"] = torch.as_tensor(np.asarray(model._last_obs))
         tensors["last_episode_starts"] = torch.as_tensor(np.asarray(model._last_episode_starts))
-        tensors["random/torch"] = torch.get_rng_state()
+        tensors |= random_states(model.device)
         tensors["random/numpy"] = torch.as_tensor(numpy_state[1].astype(np.int64))
         for i, half in enumerate(self._lstm_states()):
             tensors[f"lstm/{i}"] = half
@@ -272,9 +313,10 @@ class _RunState:
         model._n_updates = state["n_updates"]
         halves = under("lstm/")
         if halves:
-            kind, pair = type(model._last_lstm_states), [halves[str(i)] for i in range(4)]  # type: ignore[attr-defined]
+            kind = type(model._last_lstm_states)  # type: ignore[attr-defined]
+            pair = [halves[str(i)].to(model.device) for i in range(4)]
             model._last_lstm_states = kind((pair[0], pair[1]), (pair[2], pair[3]))  # type: ignore[attr-defined]
-        torch.set_rng_state(tensors["random/torch"])
+        restore_random_states(tensors, model.device, step=model.num_timesteps)
         name, *rest = state["numpy"]
         np.random.set_state((name, tensors["random/numpy"].numpy().astype(np.uint32), *rest))
         version, internal, gauss = state["python"]
@@ -326,17 +368,17 @@ class _Between(BaseCallback):
             optimizer = self.model.policy.optimizer
             metrics |= clone(
                 self.model.policy, optimizer, self.state.dream.expert, updates=self.learner.anchor,
-                batch=self.learner.clone_batch, entropy=self.learner.clone_entropy,
+                batch=self.learner.clone_batch, entropy=self.learner.clone_entropy, first_action=self.policy.first_action,
             )  # fmt: skip
         self.progress(self.policy, metrics)
 
 
 @contextlib.contextmanager
-def _own_random_state() -> Iterator[None]:
-    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(kept[0])
-        np.random.set_state(kept[1])
-        random.setstate(kept[2])
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    kept = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            np.random.set_state(kept[0])
+            random.setstate(kept[1])

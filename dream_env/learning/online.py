@@ -96,6 +96,9 @@ class Rounds:
 class OnlineLearner(Learner):
     """A learner that can go on in the real environment. ``learn`` stays what it is: the dream alone."""
 
+    def check_online(self, dream: "DreamEnv") -> None:
+        """Refuse what it cannot learn with real steps, with a ConfigError: asked before a run takes its folder."""
+
     @abstractmethod
     def learn_online(
         self,

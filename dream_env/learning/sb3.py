@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -24,8 +25,25 @@ Bootstrap = Callable[[Observations], np.ndarray]
 
 
 def as_sb3(envs: VectorEnv[Any, Any, Any]) -> "SB3VecEnv":
-    """Wrap a vector environment (a ``DreamEnv``, or any other with SAME_STEP autoreset) for Stable-Baselines3."""
+    """Wrap a vector environment (a ``DreamEnv``, or any other with SAME_STEP autoreset) for Stable-Baselines3.
+
+    SB3 numbers discrete actions from 0. Where the environment's start at another number (``Discrete(3, start=1)``), that is added
+    on the way in; add it too to what ``model.predict`` gives before it is done anywhere else.
+
+    Raises:
+        ConfigError: if the environment resets in another step, or gives tensors (``output="torch"``).
+    """
     return SB3VecEnv(envs)
+
+
+def first_action(space: spaces.Space[Any]) -> int:
+    """The number of the first of discrete actions, which is 0 for SB3; 0 for actions of any other kind."""
+    return int(space.start) if isinstance(space, spaces.Discrete) else 0
+
+
+def numbered_from_zero(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The action space as SB3 is told of it: discrete actions start at 0."""
+    return spaces.Discrete(int(space.n)) if isinstance(space, spaces.Discrete) and first_action(space) else space
 
 
 class SB3VecEnv(VecEnv):
@@ -46,11 +64,17 @@ class SB3VecEnv(VecEnv):
                 f"Stable-Baselines3 needs sub-environments that reset in the same step, but these have autoreset_mode={mode}; "
                 f"make them with autoreset_mode='SameStep'"
             )
+        if getattr(envs, "output", "numpy") == "torch":
+            raise ConfigError(
+                'Stable-Baselines3 needs arrays, but these sub-environments give tensors; make them with output="numpy"'
+            )
         self.envs = envs
+        self._first_action = first_action(envs.single_action_space)
         self._actions: Any = None
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
-        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+        action_space = numbered_from_zero(envs.single_action_space)
+        super().__init__(envs.num_envs, envs.single_observation_space, action_space)
 
     def reset(self) -> VecEnvObs:
         """Reset all; the seed given by ``seed`` is used once."""
@@ -66,7 +90,7 @@ class SB3VecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Remember the actions; the work is done in ``step_wait``."""
-        self._actions = actions
+        self._actions = actions + self._first_action if self._first_action else actions
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all sub-environments and translate what comes back."""

@@ -31,6 +31,8 @@ class Point:
     """Of the training."""
     steps: int
     """Dream steps it had learned from."""
+    protocol: str = ""
+    """Of the environment it played, as ``episodes.csv`` has it: the Gymnasium id and what differs with its options."""
     episodes: int
     """Real games it played, with sampled actions."""
     return_mean: float
@@ -45,8 +47,8 @@ class Point:
     """Of dream-env."""
 
 
-_SAME = 6
-"""So many columns tell which policy it is."""
+_SAME = 7
+"""So many columns tell which policy it is, and what it played."""
 _WHAT = "a policy on the way"
 
 
@@ -57,7 +59,8 @@ def beside(results: Path) -> Path:
 
 def of_agent(folder: Path, *, dataset: str, game: str, method: str, n_expert: int, seed: int) -> list[Point]:
     """The policies kept in an agent's folder that were played."""
-    returns = GameLog(folder / "episodes.csv").through_training()
+    log = GameLog(folder / "episodes.csv")
+    returns = log.through_training()
     metrics = rows_of(read_metrics(folder / "metrics.csv"), returns)
     commit = str(read_json(folder / "meta.json").get("commit", ""))
     points = []
@@ -65,7 +68,7 @@ def of_agent(folder: Path, *, dataset: str, game: str, method: str, n_expert: in
         at = metrics.get(steps, {})
         points.append(
             Point(
-                dataset=dataset, game=game, method=method, n_expert=n_expert, seed=seed, steps=steps,
+                dataset=dataset, game=game, method=method, n_expert=n_expert, seed=seed, steps=steps, protocol=log.environment,
                 episodes=len(played), return_mean=sum(played) / len(played), latent_distance=at.get("latent_distance"),
                 action_agreement=at.get("action_agreement"), minutes=at.get("minutes"), commit=commit,
             )

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
+import numpy as np
 from rich.console import Console
 from tyro.conf import Positional
 
@@ -35,16 +35,18 @@ from dream_env.measuring.statistics import summarize as summarize
 from dream_env.measuring.tables import rich_table
 from dream_env.measuring.training import read_if_there, told
 from dream_env.measuring.video import agent_video
-from dream_env.model.encoded import load_encoded
+from dream_env.model.encoded import Split, load_encoded
 from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import Actor, MakeEnvironment, RandomActor
 from dream_env.playing.games import EpisodeResult as EpisodeResult
 from dream_env.playing.games import evaluate as evaluate
 from dream_env.playing.real_environment import environment_of as environment_of
 from dream_env.playing.real_environment import signature
-from dream_env.real.environments import protocol
+from dream_env.real.environments import Env, protocol
 from dream_env.real.robots import Rendering
 
+CUT = 10
+"""How many times as long as the longest demonstration an episode may become, where the environment sets no limit."""
 SNAPSHOT_SEED = 1_000
 """How far from the evaluation's seeds those of the snapshots' games lie."""
 
@@ -70,9 +72,12 @@ class EvaluateStage:
     measured in the dream; no policy is ever chosen by its real return."""
     parallel: int = 32
     """Most environments at once."""
+    max_steps: int | None = None
+    """Steps after which an episode is cut off, where the environment has no limit of its own or a later one. Without any, a
+    policy that never comes to an end would be played for ever: 10 times the longest demonstration then, unless given."""
     environment: str = ""
-    """Play this one, by short name or Gymnasium id, instead of the one that was recorded: for recordings that do not say,
-    or not how a robot's pictures were rendered."""
+    """Play this one, by short name, Gymnasium id or module:Id-v0, instead of the one that was recorded: for recordings that do
+    not say, or not how a robot's pictures were rendered."""
     rendering: Rendering | None = None
     """Pictures of a robot named with --environment: fast unless given; it must be what the recordings show."""
     video: bool = True
@@ -92,7 +97,14 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
     example = make()
     check_spaces(agent.world_model, example)  # before random games of another kind are played and noted
     facts, spec_id = protocol(example), example.spec.id if example.spec else ""
-    log = GameLog(stage.agent / "episodes.csv", environment=signature(example))
+    cut = _cut(stage, example)
+    facts |= {} if cut is None else {"max_steps": cut}
+    log = _log(stage.agent / "episodes.csv", example, cut)
+    if progress and cut is not None and stage.max_steps is None:
+        Console().print(
+            f"{spec_id} has no limit of steps: episodes are cut off after {cut:,}, {CUT} times the longest demonstration; "
+            f"--max-steps sets another number"
+        )
     example.close()
     length = _typical_length(stage.agent)
     selected = _select(stage, agent)
@@ -109,7 +121,7 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
         if missing:
             evaluate(
                 actor, make, seeds=missing, deterministic=deterministic, parallel=stage.parallel, progress=progress,
-                name=f"{name} {'argmax' if deterministic else 'sampled'}", expected_length=length,
+                max_steps=cut, name=f"{name} {'argmax' if deterministic else 'sampled'}", expected_length=length,
                 on_episode=partial(log.add, *log_key),
             )  # fmt: skip
         played = log.played(*log_key)
@@ -145,16 +157,45 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
         for steps, path in snapshots(stage.agent).items():
             snapshot = _with_weights(stage, agent, path)
             play(f"after {steps:,} steps", snapshot, stage.snapshot_episodes, steps=steps)
+    if progress:
+        Console().print(rich_table(rows, title=title))
     if stage.video and not (stage.agent / "agent.mp4").is_file():
+        _video(stage, agent)
+    return stage.agent
+
+
+def _cut(stage: EvaluateStage, example: Env) -> int | None:
+    """Steps after which this stage cuts an episode off; None where the environment does."""
+    spec = example.spec
+    limit = None if spec is None else spec.max_episode_steps
+    if stage.max_steps is not None:
+        return stage.max_steps if limit is None or stage.max_steps < limit else None
+    if limit is not None or (spec is not None and spec.id.startswith("ALE/")):  # the emulator counts frames by itself
+        return None
+    lengths = _demonstrated(stage.agent, "train") + _demonstrated(stage.agent, "held_out")
+    return CUT * max(lengths) if lengths else None
+
+
+def _log(path: Path, example: Env, cut: int | None) -> GameLog:
+    """The games so far. Those of an earlier version, which cut nothing off, are the same games if none is longer."""
+    before = GameLog(path)
+    games = [game for played in before.episodes.values() for game in played.values()]
+    if before.environment == signature(example) and cut is not None and all(game.length <= cut for game in games):
+        before.environment = signature(example, cut)
+        return before
+    return GameLog(path, environment=signature(example, cut))
+
+
+def _video(stage: EvaluateStage, agent: Agent) -> None:
+    """Leave ``agent.mp4``, or say why there is none: many an environment has no pictures, or none in this mode."""
+    try:
         environment = _environment(stage, agent, render=True)()
         try:
             agent_video(agent, environment, stage.agent / "agent.mp4", seed=stage.seed)
-        except gymnasium.error.DependencyNotInstalled as error:  # pygame, of the classic-control environments
-            Console().print(f"no agent.mp4: {error}")
-        environment.close()
-    if progress:
-        Console().print(rich_table(rows, title=title))
-    return stage.agent
+        finally:
+            environment.close()
+    except Exception as error:  # the environment's own: of what it lacks (pygame, OpenGL), or does not know
+        Console().print(f"no agent.mp4: {type(error).__name__}: {error}; --no-video leaves it out", markup=False)
 
 
 def _select(stage: EvaluateStage, agent: Agent) -> tuple[int, Agent] | None:
@@ -255,7 +296,13 @@ def _command() -> str:
 
 
 def _typical_length(agent_folder: Path) -> float | None:
+    lengths = _demonstrated(agent_folder, "held_out")
+    return float(np.mean(lengths)) if lengths else None
+
+
+def _demonstrated(agent_folder: Path, split: Split) -> list[int]:
+    """Steps of the episodes that the agent imitates or is measured on."""
     try:
-        return float(load_encoded(model_folder(world_model_of(agent_folder)), "held_out").lengths.float().mean())
-    except CheckpointError:  # no demonstrations beside the model: the bar does without a guess
-        return None
+        return [int(length) for length in load_encoded(model_folder(world_model_of(agent_folder)), split).lengths]
+    except CheckpointError:  # no demonstrations beside the model: one does without
+        return []

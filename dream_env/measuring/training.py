@@ -2,8 +2,9 @@
 
 ``options`` is one JSON object. Its keys are the flags that repeat the training:
 
-- of ``dream-env imitate``: ``steps`` and ``num_envs``, or ``online_steps``; the learner's options by their names
-  (``entropy``), the reward's with its name before them (``ditto.metric``), since both may have one of the same name
+- of ``dream-env imitate``: ``steps`` and ``num_envs``, or ``online_steps``; ``precision`` other than float32; the
+  learner's options by their names (``entropy``), the reward's with its name before them (``ditto.metric``), since both may
+  have one of the same name
 - of ``dream-env fit``, with ``fit.`` before them: what differs from the preset, ``held_out``, ``also``; ``seed`` and
   ``dataset`` only where they are not the policy's own. ``wm`` instead, where nobody knows how the model was fitted
 """
@@ -109,7 +110,7 @@ def _follows_reward(identity: dict[str, Any]) -> bool:
 
 
 def _amounts(run: dict[str, Any]) -> dict[str, Any]:
-    names = ("online_steps",) if run.get("online_steps") else ("steps", "num_envs")
+    names = ("online_steps",) if run.get("online_steps") else ("steps", "num_envs", "precision")
     return {name: run[name] for name in names if name in run}
 
 

@@ -81,21 +81,28 @@ class EncodedDemos:
         """The expert's actions at the given rows, as the environment takes them."""
         return self._action.index_select(0, rows.flatten()).reshape(*rows.shape, *self._action.shape[1:])
 
+    def too_short(self, horizon: int) -> int:
+        """Number of episodes of fewer than ``horizon`` steps: they are kept, but no window starts in them."""
+        return int((self.lengths < horizon).sum())
+
     def windows(self, horizon: int) -> Int[Tensor, " windows"]:
         """Every row from which ``horizon`` steps stay inside one episode and none of them is a slip.
 
+        Episodes that are shorter (``too_short`` counts them) have none.
+
         Raises:
-            DatasetError: if the horizon is longer than the shortest episode, or than the expert ever goes without a slip.
+            DatasetError: if the horizon is longer than every episode, or than the expert ever goes without a slip.
         """
-        shortest = int(self.lengths.argmin())
-        if horizon > int(self.lengths[shortest]):
+        longest = int(self.lengths.argmax())
+        if horizon > int(self.lengths[longest]):
             raise DatasetError(
-                f"a horizon of {horizon} steps does not fit: episode {int(self.indices[shortest])} has "
-                f"{int(self.lengths[shortest])} steps; take a horizon of at most that, or leave the episode out"
+                f"a horizon of {horizon} steps does not fit: episode {int(self.indices[longest])} has "
+                f"{int(self.lengths[longest])} steps, and none has more; take a horizon of at most that"
             )
         starts = [
             torch.arange(int(first), int(first + length) - horizon + 1)
             for first, length in zip(self._first_row[:-1], self.lengths, strict=True)
+            if length >= horizon
         ]
         rows = torch.cat(starts).to(self.device)
         slips_before = F.pad(self._slip.long().cumsum(0), (1, 0))

@@ -40,7 +40,7 @@ class Recorded:
     @classmethod
     def of(cls, world_model: WorldModel, expert: EncodedDemos) -> "Recorded":
         """Find the dataset that is imitated, the one the world model was fitted to or another, prepared as the model takes it."""
-        return cls(Demos.load(world_model.source.dataset, world_model.observation_spec.config), expert)
+        return cls(Demos.load(world_model.source.where, world_model.observation_spec.config), expert)
 
     def at(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The packed observations at rows of any shape, (*shape, ...) a key."""

@@ -13,10 +13,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dream_env.errors import ConfigError
 from dream_env.latent import Latent
 from dream_env.model.nets import Activation, EnsembleMLP, NormGRUCell, activation_module, mlp
 from dream_env.model.products import Linear, Unrolled
 from dream_env.model.stochastic import Categorical, Gaussian, Stochastic
+
+MAX_CLASSES = 256
+"""Most classes of a categorical variable: ``model.encoded`` keeps their numbers as uint8."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,18 @@ class RSSMConfig:
     """Number of prior heads; disagreement needs at least two."""
     activation: Activation = "silu"
     """Nonlinearity of every hidden layer; DITTO and DreamerV2 have elu."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be kept.
+
+        Raises:
+            ConfigError: for more classes than a byte can number, in which encoded demonstrations have them.
+        """
+        if self.latent == "categorical" and self.classes > MAX_CLASSES:
+            raise ConfigError(
+                f"a latent of {self.classes} classes was asked for; model states are kept with one byte a class number, so "
+                f"{MAX_CLASSES} is the most. Take fewer classes and more groups"
+            )
 
 
 @dataclass(frozen=True)

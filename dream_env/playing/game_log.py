@@ -23,7 +23,8 @@ class GameLog:
 
         Args:
             path: the file, which need not exist.
-            environment: what is to be played, however one writes that; needed to add to the file.
+            environment: what is to be played, however one writes that; needed to add to the file. What the file says
+                unless given.
 
         Raises:
             ConfigError: if the file holds games of another environment.
@@ -68,6 +69,7 @@ class GameLog:
                 f"{self.path} holds games of {before}, and now {self.environment} is to be played; results of the two must "
                 f"not be mixed. Move the file away, or play the same"
             )
+        self.environment = self.environment or before
         result = EpisodeResult(
             int(line["seed"]), float(line["return"]), int(line["length"]), _number(line.get("success")),
             _number(line.get("tasks")),

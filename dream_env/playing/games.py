@@ -82,6 +82,7 @@ def evaluate(
     seeds: Sequence[int] | None = None,
     deterministic: bool = False,
     parallel: int = 32,
+    max_steps: int | None = None,
     name: str = "evaluate",
     expected_length: float | None = None,
     progress: bool = False,
@@ -97,6 +98,7 @@ def evaluate(
         seeds: the seed of each instead.
         deterministic: take the likeliest action instead of sampling one.
         parallel: most environments at once.
+        max_steps: steps after which an episode is cut off; the environment's own limit, if it has one, unless given.
         name: what the progress bar says.
         expected_length: steps of a typical episode, by which the bar guesses the time that remains.
         progress: show a bar.
@@ -107,10 +109,15 @@ def evaluate(
 
     Raises:
         SpaceError: if the environment does not fit the agent, or gives numbers that are not finite.
+        ConfigError: if there is nothing to play: no episode, no environment, or no step.
     """
     seeds = range(seed, seed + episodes) if seeds is None else seeds
     if len(seeds) < 1 or parallel < 1:
         raise ConfigError(f"{len(seeds)} episodes in {parallel} environments were asked for; both must be at least 1")
+    if max_steps is not None and max_steps < 1:
+        raise ConfigError(
+            f"episodes of at most {max_steps} steps were asked for; max_steps must be at least 1, or left out"
+        )
     results: list[EpisodeResult] = []
     environments: list[Env] = []
     try:
@@ -119,7 +126,7 @@ def evaluate(
         if isinstance(actor, Agent):
             check_spaces(actor.world_model, environments[0])
         with _own_random_state(seeds[0]), progress_bar(name, len(seeds), "games", enabled=progress) as advance:
-            table = _Table(actor, environments, seeds, deterministic)
+            table = _Table(actor, environments, seeds, deterministic, max_steps)
             while table.live:
                 for result in table.step():
                     results.append(result)
@@ -135,8 +142,16 @@ def evaluate(
 class _Table:
     """The environments in play. One that ends begins the next episode; when there is none, it leaves."""
 
-    def __init__(self, actor: Actor, environments: Sequence[Env], seeds: Sequence[int], deterministic: bool) -> None:
+    def __init__(
+        self,
+        actor: Actor,
+        environments: Sequence[Env],
+        seeds: Sequence[int],
+        deterministic: bool,
+        max_steps: int | None = None,
+    ) -> None:
         self.actor = actor
+        self.max_steps = max_steps
         self.environments = environments
         self.deterministic = deterministic
         self.waiting = list(seeds[len(environments) :])
@@ -185,7 +200,7 @@ class _Table:
         tracker.step(info)
         self._check(row, float(reward), "reward")
         self._returns[row] += float(reward)
-        if terminated or truncated:
+        if terminated or truncated or self._lengths[row] == self.max_steps:
             return EpisodeResult(
                 self.seeds[row], float(self._returns[row]), int(self._lengths[row]), tracker.success, tracker.tasks
             )

@@ -18,8 +18,8 @@ def environment_of(
 
     Args:
         world_model: whose demonstrations.
-        environment: short name or Gymnasium id to make instead, with pictures of the size the model takes: for recordings
-            that do not name their environment, or not how its pictures were rendered.
+        environment: short name, Gymnasium id or ``module:Id-v0`` to make instead, with pictures of the size the model takes:
+            for recordings that do not name their environment, or not how its pictures were rendered.
         rendering: of ``environment``'s pictures, if that is a robot.
         render: make it with ``render_mode="rgb_array"``.
 
@@ -47,8 +47,12 @@ def environment_of(
     return lambda: environment_from_spec(spec, **shown)
 
 
-def signature(env: Env) -> str:
-    """A short text that differs where the environment is set up differently, as ``ALE/Pong-v5 1f0c93ab``."""
+def signature(env: Env, max_steps: int | None = None) -> str:
+    """A short text that differs where the environment is set up differently, as ``ALE/Pong-v5 1f0c93ab``.
+
+    ``max_steps`` is told where episodes are cut off by whoever plays, before the environment does it.
+    """
     facts = {name: value for name, value in protocol(env).items() if name != "versions"}
+    facts |= {} if max_steps is None else {"max_steps": max_steps}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     return f"{facts['environment']} {digest}"

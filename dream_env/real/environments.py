@@ -6,15 +6,17 @@ Gymnasium stores that as the innermost limit, where it counts raw frames), and `
 same one again.
 """
 
+import importlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AddRenderObservation, AtariPreprocessing
 
@@ -81,9 +83,20 @@ def environment_names() -> list[str]:
 def environment_id(name: str) -> str:
     """Return the Gymnasium id for a short name (``pong``, ``space-invaders``, ``Pong``) or for an id itself.
 
+    Of Gymnasium's own form ``my_env:MyEnv-v0`` the module is imported, which is to register the id that follows.
+
     Raises:
-        ConfigError: if there is none; the nearest name is suggested.
+        ConfigError: if there is none, or no such module; the nearest name is suggested.
     """
+    module, _, rest = name.rpartition(":")
+    if module:
+        _import(module, name)
+        if rest in gymnasium.registry:
+            return rest
+        raise ConfigError(
+            f"there is no environment {rest!r} after an import of {module!r}.{nearest(rest, gymnasium.registry)} The module "
+            f"has to register it: gymnasium.register({rest!r}, entry_point='{module}:ItsClass')"
+        )
     known = {**atari_games(), **PIXEL_ENVIRONMENTS}
     plain = {_plain(short): gym_id for short, gym_id in known.items()}
     if name in known.values() or name in gymnasium.registry:
@@ -92,7 +105,8 @@ def environment_id(name: str) -> str:
         return plain[_plain(name)]
     raise ConfigError(
         f"there is no environment {name!r}.{nearest(name.lower(), known)} Known are the Atari games by short name "
-        f"(pong, breakout, space_invaders, …), {', '.join(PIXEL_ENVIRONMENTS)}, and any id registered in Gymnasium"
+        f"(pong, breakout, space_invaders, …), {', '.join(PIXEL_ENVIRONMENTS)}, any id registered in Gymnasium, and "
+        f"module:Id-v0 of one that a module of yours registers"
     )
 
 
@@ -109,7 +123,7 @@ def make_environment(
     """Make a real environment as this library records and evaluates it.
 
     Args:
-        name: short name or Gymnasium id.
+        name: short name, Gymnasium id, or ``module:Id-v0``.
         size: pictures are ``size`` × ``size``.
         gray: one channel instead of three (Atari only).
         sticky: probability that the emulator repeats the last action instead (Atari only; Machado et al. 2018 use
@@ -127,6 +141,9 @@ def make_environment(
         BipedalWalker, Adroit: a Dict of ``state`` and ``pixels`` (size, size, 3).
         Kitchen: a Dict of ``observation``, two Dicts of goals, and ``pixels`` (size, size, 3).
         Any other id: ``gymnasium.make(id)`` as it is.
+
+    Raises:
+        ConfigError: if there is no such environment, or it cannot be made so.
     """
     gym_id = environment_id(name)
     rendering = rendering_of(name, rendering)
@@ -142,10 +159,12 @@ def make_environment(
         raise ConfigError(f"sticky actions are a matter of the Atari emulator; {gym_id} is no Atari game")
     if gym_id not in PIXEL_ENVIRONMENTS.values():
         shown: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        return gymnasium.make(gym_id, max_episode_steps=max_steps, **shown)
+        with _found(gymnasium.spec(gym_id)):
+            return gymnasium.make(gym_id, max_episode_steps=max_steps, **shown)
     if rendering is not None:
         return make_robot(gym_id, size=size, max_steps=max_steps, render_mode=render_mode, rendering=rendering)
-    env = gymnasium.make(gym_id, max_episode_steps=max_steps, render_mode=render_mode or "rgb_array")
+    with _found(gymnasium.spec(gym_id)):
+        env = gymnasium.make(gym_id, max_episode_steps=max_steps, render_mode=render_mode or "rgb_array")
     return ResizePixels(AddRenderObservation(env, render_only=False), size)
 
 
@@ -167,15 +186,39 @@ def rendering_of(name: str, rendering: Rendering | None) -> Rendering | None:
 
 def environment_from_spec(spec: str, **changes: Any) -> Env:
     """Make the environment of a recorded ``EnvSpec`` (JSON) again; ``changes`` go to ``gymnasium.make``
-    (``render_mode``)."""
+    (``render_mode``).
+
+    Raises:
+        ConfigError: if what it was made of cannot be imported here.
+    """
     gym_id = str(json.loads(spec)["id"])
     if gym_id.startswith("ALE/"):
         _register_atari()
     if not is_robot(gym_id):
-        return gymnasium.make(EnvSpec.from_json(spec), **changes)
+        recorded = EnvSpec.from_json(spec)
+        with _found(recorded):
+            return gymnasium.make(recorded, **changes)
     register_robots(gym_id)
     with explained(gym_id):
         return gymnasium.make(with_rendering(EnvSpec.from_json(spec)), **changes)
+
+
+def check_recordable(env: Env) -> None:
+    """See that a recording can say how to make its environment again.
+
+    Raises:
+        ConfigError: if the environment was registered, or is wrapped, with what cannot be written down.
+    """
+    if env.spec is None:
+        return
+    try:
+        env.spec.to_json()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"a recording of {env.spec.id} could not say how to make it again: {error} Register the environment by name, "
+            f"gymnasium.register({env.spec.id!r}, entry_point='module:Class'), with arguments that are JSON, in a module that "
+            f"can be imported"
+        ) from error
 
 
 def protocol(env: Env) -> dict[str, Any]:
@@ -226,6 +269,39 @@ def not_finite(value: Any, what: str) -> str:
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def _import(module: str, name: str) -> None:
+    try:
+        importlib.import_module(module)
+    except (ImportError, TypeError) as error:  # TypeError: of a name that begins with a dot
+        raise ConfigError(
+            f"cannot import {module!r}, which is to register the environment {name!r}: {error}. Start where the module lies, "
+            f"or put its folder on PYTHONPATH"
+        ) from error
+
+
+@contextmanager
+def _found(spec: EnvSpec) -> Iterator[None]:
+    """Name the module where an environment's class or a wrapper is not found, and the package that one lacks; what an
+    environment's own code raises stays as it is."""
+    for entry in (spec.entry_point, *(wrapper.entry_point for wrapper in spec.additional_wrappers)):
+        if not isinstance(entry, str):
+            continue
+        try:
+            load_env_creator(entry)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ConfigError(f"{spec.id} cannot be made: {error}") from error
+        except (ImportError, AttributeError, ValueError) as error:
+            module = entry.partition(":")[0]
+            raise ConfigError(
+                f"{spec.id} cannot be made: {entry!r}, which it was recorded or registered with, is not found ({error}). "
+                f"Start where the module {module!r} lies, put its folder on PYTHONPATH, or install it"
+            ) from error
+    try:
+        yield
+    except gymnasium.error.Error as error:  # a package that is not installed, an id that is out of date
+        raise ConfigError(f"{spec.id} cannot be made: {error}") from error
 
 
 def _register_atari() -> None:

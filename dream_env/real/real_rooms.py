@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dream_env.box import inside
 from dream_env.errors import SpaceError
+from dream_env.real.arrays import own, taken
 from dream_env.real.environments import Env, environment_from_spec, not_finite
 from dream_env.real.success import SuccessTracker
 
@@ -124,14 +124,14 @@ class _Game:
         self._length = 0
         self._tracker.reset()
         raw, _ = self.env.reset(seed=seed)
-        observation = _own(raw, self.env.observation_space)
+        observation = own(raw, self.env.observation_space)
         return Seen(observation, trouble=_broken(not_finite(observation, "observation")))
 
     def step(self, taken: Any) -> Seen:
         raw, reward, terminated, truncated, info = self.env.step(taken)
         self._length += 1
         self._tracker.step(info)
-        observation = _own(raw, self.env.observation_space)
+        observation = own(raw, self.env.observation_space)
         return Seen(
             observation,
             action=np.asarray(taken, dtype=self.env.action_space.dtype),
@@ -146,29 +146,14 @@ class _Game:
 
 
 def _taken(action: np.ndarray, space: spaces.Space[Any]) -> Any:
-    # The action as the environment takes it; ``ActionSpec.validate`` would need PyTorch.
-    given = np.asarray(action)
-    kinds = "iu" if isinstance(space, spaces.Discrete) else "iufb"
-    if given.shape == (space.shape or ()) and given.dtype.kind in kinds and np.isfinite(given).all():
-        taken = np.array(given, dtype=space.dtype)
-        if isinstance(space, spaces.Box):
-            # What is outside by a rounding only is put onto the bound.
-            taken = np.where(inside(taken, space), taken.clip(space.low, space.high), taken)
-        if space.contains(taken):
-            return int(taken) if isinstance(space, spaces.Discrete) else taken
-    raise SpaceError(
-        f"the actor chose the action {given.tolist()} ({given.dtype}), but the environment takes {space}: its predict has to "
-        f"bring actions into that space before it returns them"
-    )
-
-
-def _own(raw: Any, space: spaces.Space[Any]) -> Any:
-    # A copy, because environments reuse their buffers; in the types that a recording of it is written in.
-    if isinstance(space, spaces.Dict):
-        return {name: _own(raw[name], sub) for name, sub in space.spaces.items()}
-    if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        return np.array(raw, dtype=space.dtype)
-    raise SpaceError(f"cannot record a space of kind {type(space).__name__}: {space}")
+    found = taken(action, space)
+    if found is None:
+        given = np.asarray(action)
+        raise SpaceError(
+            f"the actor chose the action {given.tolist()} ({given.dtype}), but the environment takes {space}: its predict has "
+            f"to bring actions into that space before it returns them"
+        )
+    return found
 
 
 def _broken(what: str) -> str:
@@ -267,7 +252,7 @@ def _exit(code: int | None) -> str:
 
 def _serve(connection: Connection, environment_spec: str | MakeEnvironment, max_steps: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: the connection ends with it
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    leave_with_parent()
     room = Room(environment_spec, max_steps)
     with suppress(EOFError, OSError):
         while True:
@@ -280,9 +265,17 @@ def _serve(connection: Connection, environment_spec: str | MakeEnvironment, max_
     room.close()
 
 
-def _leave_with_parent() -> None:
-    # A worker in the middle of a step does not read, so it would notice its parent's end late or never.
+def leave_with_parent() -> None:
+    """Let this worker end soon after its parent, however that ended.
+
+    In the middle of a step a worker does not read, and one that waits for work may wait for ever; so a thread waits for the
+    parent instead. (A parent's number says nothing where processes keep theirs when it is gone, as on Windows.)
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -95,6 +95,8 @@ def _open(folder: Path) -> Converted | None:
         if any(list(array.shape) != meta["arrays"][name] for name, array in arrays.items()):
             return None
         obs = {name: arrays[file] for name, file in meta["obs"].items()}
+        if not _packed_so(ObservationSpec.from_json(meta["observation"]), obs):
+            return None
         bulk: dict[str, np.ndarray] = {
             name: np.load(folder / f"{file}.npy", mmap_mode="r") for name, file in meta["obs"].items()
         }
@@ -105,6 +107,12 @@ def _open(folder: Path) -> Converted | None:
         return Converted(meta, obs, arrays["action_tm1"], arrays["slip_tm1"], statistics, bulk)
     except (OSError, ValueError, KeyError, EOFError, TypeError):  # missing, truncated or garbled: build it again
         return None
+
+
+def _packed_so(spec: ObservationSpec, obs: dict[str, np.ndarray]) -> bool:
+    """Whether the arrays are what the spec makes of the space today; what is a picture was once decided otherwise."""
+    today = {key.name: (key.shape, key.kind == "image") for key in spec.keys}
+    return today == {name: (array.shape[1:], array.dtype == np.uint8) for name, array in obs.items()}
 
 
 def _map(path: Path) -> np.ndarray:

@@ -53,6 +53,14 @@ class Dataset:
         return str(self.metadata["dataset_id"])
 
     @property
+    def elsewhere(self) -> str:
+        """The folder, absolute, if it is not the one that the id leads to; else an empty string."""
+        from minari.storage import get_dataset_path
+
+        here, usual = self.folder.resolve(), (Path(get_dataset_path(self.id)) / "data").resolve()
+        return "" if here == usual else str(here)
+
+    @property
     def num_episodes(self) -> int:
         """Number of episodes, as recorded."""
         return int(self.metadata["total_episodes"])
@@ -141,7 +149,7 @@ def find_dataset(dataset: str | os.PathLike[str], *, download: bool = True) -> D
 
     name = os.fspath(dataset)
     folder = Path(name).expanduser()
-    if isinstance(dataset, os.PathLike) or name.startswith((".", "/", "~")):
+    if isinstance(dataset, os.PathLike) or name.startswith((".", "/", "~")) or Path(name).is_absolute():
         if not folder.is_dir():
             raise DatasetError(f"there is no dataset folder {folder}")
         return _read(folder)

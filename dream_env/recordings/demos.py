@@ -34,6 +34,13 @@ class Source:
     """JSON of the ``EnvSpec`` with all wrappers."""
     protocol: dict[str, Any]
     """What was recorded about how the data were made: algorithm, author, requirements, versions."""
+    folder: str = ""
+    """Where the recordings lay, if that is not where Minari looks for their id."""
+
+    @property
+    def where(self) -> str:
+        """What to give ``Demos.load`` to open them again: the folder if it is there, else the id."""
+        return self.folder if self.folder and Path(self.folder).is_dir() else self.dataset
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,8 @@ class Demos:
         """
         found = find_dataset(dataset, download=download)
         data = converted(found, config, cache_root(cache), progress=progress)
-        return cls(Source(found.id, found.environment, found.env_spec, found.protocol), config, data)
+        source = Source(found.id, found.environment, found.env_spec, found.protocol, found.elsewhere)
+        return cls(source, config, data)
 
     @property
     def num_episodes(self) -> int:
@@ -196,28 +204,37 @@ class Demos:
                 f"episode {index} was asked of {self.source.dataset!r}, which has 0 to {self.num_episodes - 1}"
             )
 
+    def too_short(self, length: int) -> int:
+        """Number of episodes that hold no window of ``length`` rows: they are kept, but never drawn from."""
+        return int((self.lengths + 1 < length).sum())
+
     def windows(self, length: int) -> int:
-        """Number of windows of ``length`` rows.
+        """Number of windows of ``length`` rows, in the episodes that are long enough (``too_short`` counts the others).
 
         Raises:
-            DatasetError: if an episode is shorter, naming it.
+            DatasetError: if none is, naming the longest.
         """
         if length < 1:
             raise DatasetError(f"sequences of {length} rows were asked for; they need at least 1")
-        shortest = int(self.lengths.argmin())
-        rows = int(self.lengths[shortest]) + 1
-        if rows < length:
+        total = int(self._windows(length).sum())
+        if not total:
+            longest = int(self.lengths.argmax())
+            rows = int(self.lengths[longest]) + 1
             raise DatasetError(
-                f"episode {self.indices[shortest]} of {self.source.dataset!r} has {rows - 1} steps ({rows} "
-                f"observations), sequences need {length}: use sequences of at most {rows}, or leave short episodes out "
-                f"with demos.select(numpy.flatnonzero(demos.lengths >= {length - 1}))"
+                f"episode {self.indices[longest]} of {self.source.dataset!r} has {rows - 1} steps ({rows} observations) and none "
+                f"has more, sequences need {length}: use sequences of at most {rows}, or record longer episodes"
             )
-        return int((self.lengths + 2 - length).sum())
+        return total
+
+    def _windows(self, length: int) -> np.ndarray:
+        """(E,) windows in each episode; none in one that is too short."""
+        counts: np.ndarray = np.maximum(self.lengths + 2 - length, 0)
+        return counts
 
     def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> Batch:
         """Draw windows of ``length`` rows uniformly from all there are."""
         total = self.windows(length)
-        ends = np.cumsum(self.lengths + 2 - length)  # windows up to and with each episode
+        ends = np.cumsum(self._windows(length))  # windows up to and with each episode
         drawn = rng.integers(total, size=batch_size)
         episode = np.searchsorted(ends, drawn, side="right")
         first = self._first_row[episode]

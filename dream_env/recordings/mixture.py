@@ -23,6 +23,13 @@ class Windows(Protocol):
     observation_spec: ObservationSpec
     action_spec: ActionSpec
 
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes there are at this moment."""
+
+    def too_short(self, length: int) -> int:
+        """How many of them hold no window of ``length`` rows."""
+
     def windows(self, length: int) -> int:
         """Number of windows of ``length`` rows there are at this moment."""
 
@@ -66,8 +73,17 @@ class Mixture:
             combined[key] = (mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
         return combined
 
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes of all parts."""
+        return sum(part.num_episodes for part in self.parts)
+
+    def too_short(self, length: int) -> int:
+        """Number of episodes of all parts that hold no window of ``length`` rows and are not drawn from."""
+        return sum(part.too_short(length) for part in self.parts)
+
     def windows(self, length: int) -> int:
-        """Number of windows of ``length`` rows in all parts; ``Demos`` raise for an episode that is shorter."""
+        """Number of windows of ``length`` rows in all parts; ``Demos`` raise if none of their episodes is long enough."""
         return sum(part.windows(length) for part in self.parts)
 
     def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> Batch:

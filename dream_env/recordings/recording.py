@@ -24,6 +24,7 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 
 from dream_env.errors import SpaceError
+from dream_env.real.arrays import own, taken
 from dream_env.real.environments import Env, not_finite, play_step, protocol
 from dream_env.real.success import SuccessTracker
 from dream_env.recordings.datasets import SLIP
@@ -48,7 +49,8 @@ def play_episode(
 ) -> EpisodeBuffer:
     """Play from a reset environment's first ``observation`` to the end of the episode; T steps, T + 1 observations.
 
-    A ``tracker`` is shown the ``info`` of every step.
+    A ``tracker`` is shown the ``info`` of every step. What is recorded is copied, so environment and ``act`` may reuse their
+    arrays; an action of another type than the environment's (NumPy's float64, say) is brought to that.
 
     Of an ``act`` with an attribute ``slip``, which says after each call whether the action was an accident, the slips
     are recorded among the infos, as (T + 1,) bool: like any info, where the step led to.
@@ -58,23 +60,18 @@ def play_episode(
         NotFinite: if an observation or a reward is not finite.
     """
     _check_finite(not_finite(observation, "observation"), env, 0, seed)
-    observations, actions, rewards = [observation], list[Any](), list[float]()
+    observations, actions, rewards = [own(observation, env.observation_space)], list[Any](), list[float]()
     terminations, truncations, slips = list[bool](), list[bool](), [False]
     terminated = truncated = False
     while not (terminated or truncated):
-        action = act(observation)
-        if not env.action_space.contains(action):
-            raise SpaceError(
-                f"the expert chose {action!r} ({type(action).__name__}) at step {len(actions)}, which is not in the "
-                f"environment's {env.action_space}"
-            )
+        action = _in_space(act(observation), env.action_space, len(actions))
+        actions.append(own(action, env.action_space))  # before the environment has it, which may change it in place
         observation, reward, terminated, truncated, info = play_step(env, action)
         broken = not_finite(observation, "observation") or not_finite(reward, "reward")
-        _check_finite(broken, env, len(actions) + 1, seed)
+        _check_finite(broken, env, len(actions), seed)
         if tracker is not None:
             tracker.step(info)
-        observations.append(observation)
-        actions.append(action)
+        observations.append(own(observation, env.observation_space))
         rewards.append(reward)
         terminations.append(terminated)
         truncations.append(truncated)
@@ -84,6 +81,17 @@ def play_episode(
         rewards=rewards, terminations=terminations, truncations=truncations,
         infos={SLIP: np.asarray(slips)} if hasattr(act, "slip") else None,
     )  # fmt: skip
+
+
+def _in_space(action: Any, space: spaces.Space[Any], step: int) -> Any:
+    if space.contains(action):
+        return action
+    cast = taken(action, space)
+    if cast is None or not np.allclose(cast, action):  # integers made of 0.7 would be another action
+        raise SpaceError(
+            f"the expert chose {action!r} ({type(action).__name__}) at step {step}, which is not in the environment's {space}"
+        )
+    return cast
 
 
 def write_episode(
@@ -189,9 +197,7 @@ def _new_storage(folder: Path, env: Env) -> MinariStorage:
 def _stack(rows: list[Any], space: spaces.Space[Any]) -> Any:
     if isinstance(space, spaces.Dict):
         return {name: _stack([row[name] for row in rows], sub) for name, sub in space.spaces.items()}
-    if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        return np.stack([np.asarray(row, dtype=space.dtype) for row in rows])
-    raise SpaceError(f"cannot record a space of kind {type(space).__name__}: {space}")
+    return np.stack(rows)
 
 
 def _pack(source: h5py.Group, target: h5py.Group) -> None:

@@ -15,6 +15,7 @@ would need thousands of open files, or one to be opened for every window that is
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -75,7 +76,7 @@ class Replay:
         self.folder = Path(folder)
         self.observation_spec = observation_spec
         self.action_spec = action_spec
-        self.source = replace(source, dataset=str(self.folder))  # what messages call it
+        self.source = replace(source, dataset=str(self.folder), folder="")  # what messages call it
         layout: dict[str, tuple[tuple[int, ...], type]] = {
             _file(key.name): (key.shape, np.uint8 if key.kind == "image" else np.float32)
             for key in observation_spec.keys
@@ -247,7 +248,7 @@ class Replay:
             waiting.mkdir(parents=True, exist_ok=True)
             for index, link in enumerate(links):  # links, because what was joined is deleted in the end
                 link.unlink(missing_ok=True)
-                link.symlink_to(self._path(index, "hdf5").resolve())
+                _link(self._path(index, "hdf5").resolve(), link)
             return join_episodes(dataset, links, env, metadata or {})
         except OSError as error:
             raise DatasetError(
@@ -314,6 +315,17 @@ class _Spaces(gymnasium.Env[Any, Any]):
     def __init__(self, observation_spec: ObservationSpec, action_spec: ActionSpec) -> None:
         self.observation_space = observation_spec.space
         self.action_space = action_spec.space
+
+
+def _link(file: Path, link: Path) -> None:
+    """Let ``link`` stand for a file: on Windows a symbolic link needs rights that few have, a hard one the same disk."""
+    for way in (os.symlink, os.link, shutil.copyfile):
+        try:
+            way(file, link)
+            return
+        except OSError:
+            if way is shutil.copyfile:
+                raise
 
 
 def _file(key: str) -> str:

@@ -5,6 +5,7 @@ of the expert's episodes, how long dreams should be; and an ablation of the rewa
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dream_env.measuring.statistics import Correlation, spearman
 from dream_env.measuring.study import Study, labelled, name_of, score
 from dream_env.measuring.tables import interval, markdown, number, rows_table
 from dream_env.real.environments import environment_id
-from dream_env.showing.study_figures import METRICS, Looks, looks, score_figure, training_figure
+from dream_env.showing.study_figures import METRICS, Looks, ablation_figure, looks, score_figure, training_figure
 
 OFFLINE = tuple(name for name in METRICS if name != "return_mean")
 
@@ -55,7 +56,11 @@ def study_report(
     parts += _by(study, look, out, "by_horizon", "steps of a dream", "Return by horizon of the dreams")
     for environment in study.environments:
         for name, groups in study.rewards(environment).items():
-            parts += [f"## What the reward does: {environment}, {name}", _ablation(groups)]
+            title = f"What the reward does: {environment}, {name}"
+            called = {" ".join(str(value) for _, value in options): rows for options, rows in groups.items()}
+            file = out / f"reward_{re.sub(r'[^a-z0-9]+', '_', f'{environment} {name}'.lower())}.png"
+            figure = ablation_figure(called, study.levels(environment), f"{environment}, {name}", file)
+            parts += [f"## {title}", f"![{title}]({figure.name})", _ablation(groups)]
     parts += ["## All rows", rows_table(labelled(results.read(path)))]
     write_file(out / "report.md", "\n\n".join(parts) + "\n")
     return out / "report.md"

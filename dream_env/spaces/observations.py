@@ -16,6 +16,9 @@ from gymnasium import spaces
 from dream_env.errors import ConfigError, SpaceError, nearest
 from dream_env.spaces.space_json import space_from_json, space_to_json
 
+_SMALLEST = 16
+"""Sides of a picture, in pixels; what is smaller are codes."""
+
 
 @dataclass(frozen=True)
 class ObservationConfig:
@@ -95,7 +98,9 @@ class ObservationSpec:
     def from_space(cls, space: spaces.Space[Any], config: ObservationConfig) -> "ObservationSpec":
         """Decide how each leaf of ``space`` is packed.
 
-        uint8 boxes (H, W), (H, W, 1) and (H, W, 3) are pictures, other boxes flat vectors, Discrete becomes one-hot.
+        uint8 boxes (H, W), (H, W, 1) and (H, W, 3) are pictures, other boxes flat vectors, Discrete becomes one-hot. What is
+        smaller than 16 a side, or never reaches 255, is a vector too: MiniGrid's object codes (7, 7, 3) or a board's pieces
+        (6, 7) are no grey levels, and their averages mean nothing.
 
         Raises:
             SpaceError: for any other space, for a key that is not there, and for a crop that leaves the picture.
@@ -191,11 +196,23 @@ def _without(space: spaces.Space[Any], keep: set[str], prefix: str = "") -> spac
     return spaces.Dict(kept)
 
 
-def _is_image(space: spaces.Space[Any]) -> bool:
+def _grey_levels(space: spaces.Space[Any]) -> bool:
+    """Whether it holds pictures, one or many, its axes in whatever order."""
     return (
         isinstance(space, spaces.Box)
         and space.dtype == np.uint8
-        and (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[-1] in (1, 3)))
+        and len(space.shape) > 1
+        and sorted(space.shape)[-2] >= _SMALLEST
+        and int(space.high.max()) == 255
+    )
+
+
+def _is_image(space: spaces.Space[Any]) -> bool:
+    shape = space.shape or ()
+    return (
+        _grey_levels(space)
+        and (len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3)))
+        and min(shape[:2]) >= _SMALLEST
     )
 
 
@@ -210,10 +227,15 @@ def _key(name: str, space: spaces.Space[Any], config: ObservationConfig) -> Obse
     if 0 in space.shape:
         raise SpaceError(f"observation {name!r} of shape {space.shape} holds no numbers")
     if not _is_image(space):
-        if space.dtype == np.uint8 and len(space.shape) > 2:
+        if _grey_levels(space) and len(space.shape) > 2:
+            first = len(space.shape) == 3 and space.shape[0] in (1, 3)
+            todo = (
+                "Move channels last before recording, with a wrapper whose observation is numpy.moveaxis(observation, 0, -1)"
+                if first
+                else "Record single frames: the model has a memory of its own and needs no frame stacking"
+            )
             raise SpaceError(
-                f"observation {name!r} is uint8 of shape {space.shape}; pictures are (H, W), (H, W, 1) or (H, W, 3). "
-                f"Record single frames: the model has a memory of its own and needs no frame stacking"
+                f"observation {name!r} is uint8 of shape {space.shape}; pictures are (H, W), (H, W, 1) or (H, W, 3). {todo}"
             )
         return ObservationKey(name, "vector", (int(np.prod(space.shape)),), space.shape)
     if config.crop is not None:
