@@ -129,6 +129,8 @@ class Grid:
     paper's protocol, and ten times the games."""
     select: Literal["", "latent_distance"] = ""
     """Also play the policy, of those kept on the way, that an offline metric prefers: rows beside the last one's."""
+    fire: bool = False
+    """Press FIRE for the agents at the start and after each lost life (dream-env evaluate --fire)."""
     tag: str = ""
     """Added to the names of methods, in folders and results, for a grid that varies something else: --tag=+random with
     --fit="--also dream/pong/random-v1". (The last --also counts: where clumsy games are recorded too, name them again.)"""
@@ -242,6 +244,7 @@ def _imitate(grid: Grid, cell: Cell) -> None:
         "--experiment", f"ditto-paper/{cell.method}{grid.tag}", "--results", str(grid.results),
         *(["--tail-episodes", str(grid.episodes)] if grid.tail else []),
         *(["--select", grid.select] if grid.select and cell.method != "bc" else []),  # bc sees no dream to measure it in
+        *(["--fire"] if grid.fire else []),
         *(["--environment", grid.environment.format(game=cell.game)] if grid.environment else []),
     ]  # fmt: skip
     if finished(folder, (imitate, evaluate)):

@@ -67,6 +67,8 @@ class CollectConfig:
     """Atari in one channel instead of three."""
     sticky: float = 0.0
     """Atari: probability that the emulator repeats the last action."""
+    fire: bool = False
+    """Atari: press FIRE for the expert at the start and after each lost life, as agents of the RL Zoo were trained with."""
     rendering: Rendering | None = None
     """Robots: fast, their default, draws no shadows and no reflections and is 10 to 40 times faster than default, and looks
     different; world model and evaluation take over what is recorded."""
@@ -93,8 +95,8 @@ class CollectConfig:
     def identity(self) -> dict[str, Any]:
         """What decides what is recorded: the games are a function of it."""
         options = asdict(self)
-        for name in ("dataset", "workers", "trust", "device", "episodes_from"):
-            options.pop(name)
+        for name in ("dataset", "workers", "trust", "device", "episodes_from", *(() if self.fire else ("fire",))):
+            options.pop(name)  # fire: recordings of before do not tell it
         rendering = rendering_of(self.environment, self.rendering)
         return {**options, "environment": environment_id(self.environment), "rendering": rendering}
 
@@ -262,7 +264,8 @@ def _play_in_worker(config: CollectConfig, index: int) -> _Game:
 
 def _make(config: CollectConfig) -> Env:
     return make_environment(
-        config.environment, size=config.size, gray=config.gray, sticky=config.sticky, max_steps=config.max_steps,
+        config.environment, size=config.size, gray=config.gray, sticky=config.sticky, fire=config.fire,
+        max_steps=config.max_steps,
         rendering=config.rendering,
     )  # fmt: skip
 

@@ -80,6 +80,9 @@ class EvaluateStage:
     not say, or not how a robot's pictures were rendered."""
     rendering: Rendering | None = None
     """Pictures of a robot named with --environment: fast unless given; it must be what the recordings show."""
+    fire: bool = False
+    """Atari: press FIRE for the agent at the start and after each lost life, as the papers' preprocessing does, where it was
+    not recorded so. A policy that never learned to serve would stand there for nothing."""
     video: bool = True
     """Leave agent.mp4, one more episode."""
     experiment: str = ""
@@ -225,7 +228,9 @@ def _with_weights(stage: EvaluateStage, agent: Agent, path: Path) -> Agent:
 
 
 def _environment(stage: EvaluateStage, agent: Agent, *, render: bool = False) -> MakeEnvironment:
-    return environment_of(agent.world_model, environment=stage.environment, rendering=stage.rendering, render=render)
+    return environment_of(
+        agent.world_model, environment=stage.environment, rendering=stage.rendering, fire=stage.fire, render=render
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- rows

@@ -8,11 +8,17 @@ from dream_env.errors import ConfigError
 from dream_env.model.world_model import WorldModel
 from dream_env.playing.games import MakeEnvironment
 from dream_env.real.environments import Env, environment_from_spec, make_environment, protocol
+from dream_env.real.fire import PressFire
 from dream_env.real.robots import Rendering
 
 
 def environment_of(
-    world_model: WorldModel, *, environment: str = "", rendering: Rendering | None = None, render: bool = False
+    world_model: WorldModel,
+    *,
+    environment: str = "",
+    rendering: Rendering | None = None,
+    fire: bool = False,
+    render: bool = False,
 ) -> MakeEnvironment:
     """What makes the environment that a model's demonstrations were recorded in, wrappers and all.
 
@@ -21,6 +27,7 @@ def environment_of(
         environment: short name, Gymnasium id or ``module:Id-v0`` to make instead, with pictures of the size the model takes:
             for recordings that do not name their environment, or not how its pictures were rendered.
         rendering: of ``environment``'s pictures, if that is a robot.
+        fire: press FIRE for the agent at the start of an Atari game and after each lost life, whether or not it was recorded so.
         render: make it with ``render_mode="rgb_array"``.
 
     Raises:
@@ -32,7 +39,7 @@ def environment_of(
         pictures = [key.source_shape for key in world_model.observation_spec.keys if key.kind == "image"]
         shape = pictures[0] if pictures else (64, 64)
         gray = len(shape) == 2 or shape[-1] == 1
-        return lambda: make_environment(environment, size=shape[0], gray=gray, rendering=rendering, **shown)
+        return lambda: make_environment(environment, size=shape[0], gray=gray, rendering=rendering, fire=fire, **shown)
     if rendering is not None:
         raise ConfigError(
             f"rendering={rendering!r} was asked for, which is recorded with the demonstrations; to play with another one, "
@@ -44,6 +51,10 @@ def environment_of(
             f"or make one yourself and call dream_env.evaluate(agent, make_environment)"
         )
     spec = source.env_spec
+    if fire and not str(source.environment).startswith("ALE/"):
+        raise ConfigError(f"the button FIRE is a matter of the Atari emulator; {source.environment} is no Atari game")
+    if fire and "PressFire" not in spec:
+        return lambda: PressFire(environment_from_spec(spec, **shown))
     return lambda: environment_from_spec(spec, **shown)
 
 

@@ -21,6 +21,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AddRenderObservation, AtariPreprocessing
 
 from dream_env.errors import ConfigError, nearest
+from dream_env.real.fire import PressFire
 from dream_env.real.robots import (
     ROBOTS,
     Rendering,
@@ -116,6 +117,7 @@ def make_environment(
     size: int = 64,
     gray: bool = True,
     sticky: float = 0.0,
+    fire: bool = False,
     max_steps: int | None = None,
     render_mode: str | None = None,
     rendering: Rendering | None = None,
@@ -128,13 +130,14 @@ def make_environment(
         gray: one channel instead of three (Atari only).
         sticky: probability that the emulator repeats the last action instead (Atari only; Machado et al. 2018 use
             0.25).
+        fire: press FIRE for the player after a reset and a lost life (Atari only); see ``PressFire``.
         max_steps: steps after which an episode is cut off; the environment's own limit unless given.
         render_mode: as for ``gymnasium.make``; environments that show rendered pictures need ``"rgb_array"``, their
             default.
         rendering: of robots' pictures (kitchen, Adroit): ``"fast"``, their default, or ``"default"``; see ``robots``.
 
     DITTO's Atari frames came out of SB3's ``AtariWrapper``, which besides presses FIRE after a reset and, in training, ends an
-    episode with a life. Here neither is done: the player serves the ball himself, and returns are of whole games.
+    episode with a life. Here the player serves the ball himself, unless ``fire``, and returns are of whole games always.
 
     Returns:
         Atari: (size, size, 1 or 3) uint8, each step ``FRAME_SKIP`` frames with the last two max-pooled.
@@ -152,11 +155,13 @@ def make_environment(
         env = gymnasium.make(
             gym_id, frameskip=1, repeat_action_probability=sticky, render_mode=render_mode, **limit
         )  # fmt: skip
-        return AtariPreprocessing(
+        env = AtariPreprocessing(
             env, frame_skip=FRAME_SKIP, noop_max=NOOP_MAX, screen_size=size, grayscale_obs=gray, grayscale_newaxis=gray
         )
-    if sticky:
-        raise ConfigError(f"sticky actions are a matter of the Atari emulator; {gym_id} is no Atari game")
+        return PressFire(env) if fire else env
+    if sticky or fire:
+        what = "sticky actions are" if sticky else "the button FIRE is"
+        raise ConfigError(f"{what} a matter of the Atari emulator; {gym_id} is no Atari game")
     if gym_id not in PIXEL_ENVIRONMENTS.values():
         shown: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         with _found(gymnasium.spec(gym_id)):
@@ -237,6 +242,8 @@ def protocol(env: Env) -> dict[str, Any]:
                 "noop_max": options["noop_max"], "size": options["screen_size"], "gray": options["grayscale_obs"],
                 "terminal_on_life_loss": options["terminal_on_life_loss"],
             }  # fmt: skip
+        elif wrapper.name == "PressFire":
+            facts |= {"fire": True}
         elif wrapper.name == "ResizePixels":
             facts |= {"size": options["size"], "gray": False}
     if spec.id.startswith("ALE/"):
