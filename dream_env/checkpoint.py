@@ -175,7 +175,9 @@ def save(world_model: WorldModel, path: str | Path, meta: dict[str, Any] | None 
         "world_model": config_to_json(world_model.config),
         "observation": world_model.observation_spec.to_json(),
         "action": world_model.action_spec.to_json(),
-        "source": config_to_json(world_model.source),
+        "source": {
+            name: value for name, value in config_to_json(world_model.source).items() if name != "folder" or value
+        },
     }
     write_tensors(folder / "weights.safetensors", world_model.state_dict())
     write_json(folder / "config.json", config)
@@ -206,7 +208,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     if wrong:
         raise CheckpointError(
             f"{folder}: weights.safetensors does not fit config.json, first at {wrong[0]!r}; the two files are of different "
-            f"models, copy both again"
+            f"models, copy both again. (Or it was fitted by an earlier version to uint8 arrays smaller than 16 x 16, which were "
+            f"taken for pictures and are vectors now: fit it anew)"
         )
     world_model.load_state_dict(weights)
     return world_model.to(device).eval()

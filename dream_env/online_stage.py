@@ -29,7 +29,7 @@ from dream_env.recordings.demos import Demos
 from dream_env.recordings.recording import dataset_folder
 from dream_env.recordings.replay import Replay, check_new_dataset
 from dream_env.run_folder import Clock, MetricsLog, check_claim, claim
-from dream_env.stages import ImitateStage, imitate_identity, usual_identity
+from dream_env.stages import ImitateStage, imitate_identity, not_worth_a_run, usual_identity
 
 
 def online_stage(
@@ -69,6 +69,7 @@ def online_stage(
         horizon=stage.horizon,
         episodes=stage.demos,
     )
+    whom.held_out.windows(stage.horizon)
     learner.check_online(dream)
     spec = _environment_spec(stage, dream.world_model)
     whole = Demos.load(dream.world_model.source.where, dream.world_model.observation_spec.config)
@@ -111,7 +112,8 @@ def online_stage(
     if policy.observes == "latent":
         held_out = load_encoded(checkpoint.model_folder(wm), "held_out", stage.device)
         path = out / "reward_by_step.csv"
-        reward_by_step(dream.world_model, held_out, reward, {"learner": policy}, horizon=stage.horizon, path=path)
+        with not_worth_a_run(path.name):
+            reward_by_step(dream.world_model, held_out, reward, {"learner": policy}, horizon=stage.horizon, path=path)
     save_agent(Agent(dream.world_model, policy), out, world_model_folder=wm, learner=learner, meta={
         "steps": made, **steps, "dropped_episodes": dropped, "real_episodes": replay.num_episodes, "minutes": clock.minutes(),
         "reward": identity["reward"], "options": identity["learner"], "demos": demos.num_episodes,

@@ -258,6 +258,19 @@ def plugin_identity(plugin: Reward | Learner) -> dict[str, Any]:
     return {"class": cls, **plain}
 
 
+def plugin_defaults(plugin: type[Reward] | type[Learner]) -> dict[str, Any]:
+    """The same of one whose options are as they are by default, as far as they have one; nothing is made."""
+    options: dict[str, Any] = {}
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(plugin) if dataclasses.is_dataclass(plugin) else ()
+    for field in fields:
+        if field.init and field.default is not dataclasses.MISSING:
+            options[field.name] = field.default
+        elif field.init and field.default_factory is not dataclasses.MISSING:
+            options[field.name] = field.default_factory()
+    plain: dict[str, Any] = json.loads(json.dumps(options, default=_plain))
+    return {"class": f"{plugin.__module__}:{plugin.__qualname__}", **plain}
+
+
 def _plain(option: Any) -> Any:
     return config_to_json(option) if dataclasses.is_dataclass(option) else str(option)
 

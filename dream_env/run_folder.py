@@ -40,7 +40,11 @@ def claim(
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"stage": stage, **config, **({SEEN: seen} if seen else {})})
-    elif seen and read_json(path).get(SEEN, seen) != seen:
+        return
+    begun = read_json(path)
+    if seen and SEEN not in begun and not (folder / "meta.json").is_file():  # by a version that did not note it
+        write_json(path, {**begun, SEEN: seen})
+    elif seen and begun.get(SEEN, seen) != seen:
         raise CheckpointError(
             f"what {folder} learned from has changed since it was begun, under the same name; what is there was made of the "
             f"old one. Delete the folder, or choose another --out"
@@ -56,7 +60,9 @@ def check_claim(folder: Path, stage: str, config: dict[str, Any], *, usual: dict
     path = folder / "run.json"
     if path.is_file():
         other = {name: value for name, value in read_json(path).items() if name != SEEN}
-        difference = _difference({**_flat(usual or {}), **_flat(other)}, _flat({"stage": stage, **config}))
+        now = _flat({"stage": stage, **config})
+        before = {name: value for name, value in _flat(usual or {}).items() if name in now} | _flat(other)
+        difference = _difference(before, now)
         if difference:
             raise CheckpointError(
                 f"{folder} already holds another run: {difference}. Choose another --out, delete the folder, or repeat the "
@@ -64,6 +70,8 @@ def check_claim(folder: Path, stage: str, config: dict[str, Any], *, usual: dict
             )
     elif folder.is_dir() and any(not _unfinished(file) for file in folder.iterdir()):
         raise CheckpointError(f"{folder} exists, is not empty and is no run of dream-env; choose another --out")
+    if (folder / "meta.json").is_file():
+        return  # finished: nothing will be written
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise CheckpointError(

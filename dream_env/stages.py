@@ -30,7 +30,7 @@ from dream_env.measuring.video import open_loop_video
 from dream_env.model.encoded import encode, save_encoded
 from dream_env.model.recorded import Recorded
 from dream_env.model.world_model import PRESETS, Precision, Preset, WorldModel, WorldModelConfig
-from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_identity
+from dream_env.plugin import Learner, Policy, Reward, load_reward, plugin_defaults, plugin_identity
 from dream_env.progress import progress_bar
 from dream_env.recordings.demos import Demos
 from dream_env.recordings.mixture import Mixture
@@ -116,6 +116,8 @@ def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> N
     precision = stage.precision or fast_precision(stage.device)
     torch.manual_seed(stage.train.seed)
     train, held_out = demos.split(stage.held_out)
+    learned = Mixture([train, *others])
+    learned.windows(stage.train.length)  # the only long episode may be one that is held out
     world_model = WorldModel(  # made before the folder is taken: sizes may not fit
         stage.model, demos.observation_spec, demos.action_spec, demos.source, recordings.statistics
     ).with_precision(precision).to(stage.device)  # fmt: skip
@@ -126,7 +128,7 @@ def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> N
         return
     store = Store(out)
     rows = fit(
-        world_model, Mixture([train, *others]), stage.train, held_out=held_out, store=store, graph=stage.graph,
+        world_model, learned, stage.train, held_out=held_out, store=store, graph=stage.graph,
         processes=processes,
     )  # fmt: skip
     if not processes.first:
@@ -149,7 +151,7 @@ def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> N
         episode = held_out.episode(int(held_out.lengths.argmax()))
         context = min(5, episode.num_steps)  # of an episode shorter than the usual 50 frames, what there is
         horizon = min(45, episode.num_steps + 1 - context)
-        with _not_worth_a_run("open_loop.mp4"):
+        with not_worth_a_run("open_loop.mp4"):
             open_loop_video(world_model, episode, out / "open_loop.mp4", context=context, horizon=horizon)
     summary = read_metrics(out / "metrics.csv")[-1]
     meta = {
@@ -162,7 +164,7 @@ def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> N
 
 
 @contextmanager
-def _not_worth_a_run(file: str) -> Iterator[None]:
+def not_worth_a_run(file: str) -> Iterator[None]:
     """Tell why a file is missing that only shows what was learned, and go on: the model or agent is yet to be saved."""
     try:
         yield
@@ -287,7 +289,7 @@ def imitate_stage(
         policy = learner.learn(dream, stage.steps, seed=stage.seed, progress=report, store=store)
     # A policy of observations has no line: a dream shows model states, and what it would do on decoded ones says little.
     lines = {"learner": policy} if policy.observes == "latent" else {}
-    with _not_worth_a_run("reward_by_step.csv"):
+    with not_worth_a_run("reward_by_step.csv"):
         path = out / "reward_by_step.csv"
         reward_by_step(dream.world_model, held_out, reward, lines, horizon=stage.horizon, path=path)
     agent = Agent(dream.world_model, policy)
@@ -302,19 +304,17 @@ def imitate_stage(
 def imitate_identity(stage: ImitateStage, reward: Reward, learner: Learner, *but: str) -> dict[str, Any]:
     """What makes a run this one, as ``run.json`` has it: all options but where it goes, what it runs on, and ``but``."""
     identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
-    usual = {"dataset": "", "precision": "float32"}  # runs of before do not tell them
-    left_out = ("out", "device", *but, *(name for name, value in usual.items() if getattr(stage, name) == value))
+    left_out = ("out", "device", *but, *([] if stage.dataset else ["dataset"]))
     found: dict[str, Any] = plain({name: value for name, value in identity.items() if name not in left_out})
     return found
 
 
 def usual_identity(stage: ImitateStage, reward: Reward, learner: Learner, *but: str) -> dict[str, Any]:
-    """The same of a run that leaves all options as they are; nothing of a plug-in with options that have no default."""
-    try:
-        usual = type(reward)(), type(learner)()
-    except TypeError:
-        return {}
-    return imitate_identity(ImitateStage(stage.wm, stage.out), *usual, *but)
+    """The same of a run that leaves all options as they are, but for the precision: runs of before do not tell theirs."""
+    usual = config_to_json(ImitateStage(stage.wm, stage.out, precision=stage.precision))
+    plugins = {"reward": plugin_defaults(type(reward)), "learner": plugin_defaults(type(learner))}
+    found: dict[str, Any] = plain({name: value for name, value in (usual | plugins).items() if name not in but})
+    return found
 
 
 class _Watch:

@@ -82,9 +82,12 @@ def tables() -> dict[str, str]:
     return found
 
 
-def written(text: str) -> str:
-    """A README with its tables made anew."""
-    for name, table in tables().items():
+def written(text: str, made: dict[str, str]) -> str:
+    """A README with its tables as they are made now."""
+    unknown = set(re.findall(r"<!-- results: (.*?) -->", text)) - made.keys()
+    if unknown:
+        sys.exit(f"there is no table {', '.join(sorted(unknown))}; one of: {', '.join(made)}")
+    for name, table in made.items():
         pattern = rf"(<!-- results: {name} -->\n).*?(<!-- end -->)"
         text = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL)
     return text
@@ -92,7 +95,8 @@ def written(text: str) -> str:
 
 def files() -> dict[Path, str]:
     """What each file made here should hold."""
-    found = {path: written(path.read_text()) for path in (ROOT / "README.md", RESULTS / "README.md")}
+    made = tables()
+    found = {path: written(path.read_text(), made) for path in (ROOT / "README.md", RESULTS / "README.md")}
     if (RESULTS / "speed.csv").is_file():
         found[RESULTS / "speed.md"] = loops(read(RESULTS / "speed.csv")) + "\n"
     return found

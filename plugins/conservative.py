@@ -214,11 +214,12 @@ class ExpertWindows:
     def __init__(self, dream: DreamEnv, rows: int) -> None:
         self.expert: EncodedDemos = dream.expert
         self.horizon = dream.horizon
-        longest = int(dream.expert.lengths.max())
-        self.rows = min(rows, longest + 1 - dream.horizon)
+        lengths = dream.expert.lengths
+        fits = lengths[lengths > dream.horizon]  # the others have no two starts whatever is asked for
+        self.rows = min(rows, int(fits.min()) + 1 - dream.horizon) if len(fits) else 0
         if self.rows < 2:
             raise ConfigError(
-                f"the longest expert episode has {longest} steps, too few for two starts with a "
+                f"the longest expert episode has {int(lengths.max())} steps, too few for two starts with a "
                 f"horizon of {dream.horizon} after each; take a shorter horizon"
             )
         self.starts = dream.expert.windows(self.rows - 1 + dream.horizon)

@@ -36,6 +36,15 @@ def test_points_come_back_as_they_were_written_and_a_second_one_replaces_the_fir
     assert curves.read(path) == [again, nothing]
 
 
+def test_another_protocol_is_another_point_and_takes_the_place_of_one_that_told_none(tmp_path):
+    path = tmp_path / "curves.csv"
+    here, there = replace(POINT, protocol="ALE/Pong-v5 1"), replace(POINT, protocol="ALE/Pong-v5 2")
+    curves.append(path, [POINT, replace(POINT, seed=2)])
+    curves.append(path, [here])
+    curves.append(path, [there])
+    assert curves.read(path) == [replace(POINT, seed=2), here, there]
+
+
 def test_points_of_several_processes_are_all_kept(tmp_path):
     path = tmp_path / "curves.csv"
     processes = [get_context("spawn").Process(target=append_in_a_process, args=(str(path), seed)) for seed in range(2)]

@@ -67,7 +67,22 @@ def test_what_a_run_learns_from_may_not_change_under_its_name(tmp_path):
     with pytest.raises(CheckpointError, match="has changed since it was begun, under the same name"):
         claim(tmp_path / "new", "imitate", CONFIG, seen="def")
     claim(tmp_path / "old", "imitate", CONFIG)  # by a version that did not note it
-    claim(tmp_path / "old", "imitate", CONFIG, seen="abc")
+    claim(tmp_path / "old", "imitate", CONFIG, seen="abc")  # notes it now
+    with pytest.raises(CheckpointError, match="has changed since it was begun"):
+        claim(tmp_path / "old", "imitate", CONFIG, seen="def")
+
+
+def test_a_default_that_is_a_dictionary_says_nothing_of_one_that_was_given(tmp_path):
+    given, usual = ({**CONFIG, "reward": {"weights": weights}} for weights in ({"y": 2.0}, {"x": 1.0}))
+    claim(tmp_path, "imitate", given, usual=usual)
+    claim(tmp_path, "imitate", given, usual=usual)
+
+
+def test_a_finished_run_may_lie_where_nobody_may_write(tmp_path, monkeypatch):
+    claim(tmp_path, "fit", CONFIG)
+    (tmp_path / "meta.json").write_text("{}")
+    monkeypatch.setattr("os.access", lambda *given: False)
+    claim(tmp_path, "fit", CONFIG, seen="abc")
 
 
 def test_a_folder_that_cannot_be_made_is_told_of_before_any_work(tmp_path):

@@ -367,3 +367,19 @@ def test_the_same_policy_seed_in_two_models_is_two_trainings(tmp_path):
     other = replace(one, options=json.dumps({"fit.seed": 0}))  # which lost all the same games
     results.write(tmp_path / "paper.csv", [one, replace(other, experiment="paper/ditto-model-0")])
     assert len(Study.read(tmp_path / "paper.csv").trained) == 2
+
+
+def test_a_training_evaluated_again_for_more_games_is_one_seed_by_its_last_evaluation():
+    few = replace(trained("ditto", 1.0), episodes=2, returns=(0.0, 2.0), return_mean=1.0)
+    more = replace(few, episodes=4, returns=(4.0, 5.0, 5.0, 6.0), return_mean=5.0)
+    (line,) = [line for line in rows_table([few, more]).splitlines() if "ditto" in line]
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[5:8] == ["1", "4", "5.0"]
+
+
+def test_games_that_were_served_are_not_mixed_with_those_that_were_not():
+    plain, served = trained("ditto", 1.0), replace(trained("ditto", 9.0, seed=1), protocol='{"fire": true}')
+    lines = [line for line in rows_table([plain, served]).splitlines() if "ditto" in line]
+    assert len(lines) == 2
+    assert "FIRE pressed for it" in lines[1]
+    assert sorted(set(names([plain, served]).values())) == ["ditto (defaults)", "ditto (fire=True)"]

@@ -74,7 +74,8 @@ def action_agreement(
             "this policy observes observations, and encoded demonstrations have none; pass "
             "recorded=Recorded.of(world_model, expert)"
         )
-    shortest = int(expert.lengths.min())
+    long = expert.lengths[expert.lengths >= LEAD_IN + SEQUENCE]
+    shortest = int((long if len(long) else expert.lengths).min())  # a single short episode is left out
     lead_in = min(LEAD_IN, shortest - 1) if policy.observes == "observation" else 0
     length = min(SEQUENCE, shortest - lead_in)
     starts = expert.windows(lead_in + length)

@@ -5,7 +5,7 @@ became so, and whether a metric that needs no environment would have told (DITTO
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from dream_env.checkpoint import read_json
@@ -77,8 +77,10 @@ def of_agent(folder: Path, *, dataset: str, game: str, method: str, n_expert: in
 
 
 def append(path: Path, points: Iterable[Point]) -> None:
-    """Add points to a file, as ``lines.append``."""
-    lines.append(path, Point, points, same=_SAME, what=_WHAT)
+    """Add points to a file, as ``lines.append``; one of before, when nobody told its protocol, makes room for one that does."""
+    points = list(points)
+    now = {astuple(replace(point, protocol=""))[:_SAME] for point in points if point.protocol}
+    lines.append(path, Point, points, same=_SAME, what=_WHAT, forget=lambda known: astuple(known)[:_SAME] in now)
 
 
 def read(path: Path) -> list[Point]:

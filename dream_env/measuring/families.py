@@ -35,9 +35,10 @@ def changed_reward(row: Row) -> Options:
 
 
 def options_of(row: Row) -> dict[str, Any]:
-    """But for the model's seed, and for those that say which of a training's policies played."""
+    """But for the model's seed, and for those that say which of a training's policies played; whether FIRE was pressed for it."""
     told = dict(json.loads(row.options)) if row.options else {}
-    return {key: value for key, value in told.items() if key not in ("select", "tail", "fit.seed")}
+    told = {key: value for key, value in told.items() if key not in ("select", "tail", "fit.seed")}
+    return told | ({"fire": True} if row.fire else {})
 
 
 def _of_reward(row: Row, key: str) -> bool:

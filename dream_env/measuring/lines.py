@@ -3,7 +3,7 @@
 import csv
 import io
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -15,7 +15,9 @@ from dream_env.measuring.results import alone
 T = TypeVar("T")
 
 
-def append(path: Path, kind: type[T], rows: Iterable[T], *, same: int, what: str) -> None:
+def append(
+    path: Path, kind: type[T], rows: Iterable[T], *, same: int, what: str, forget: Callable[[T], bool] = lambda _: False
+) -> None:
     """Add rows to a file, made if missing; whole or not at all, and several runs may append at the same time.
 
     Args:
@@ -24,10 +26,11 @@ def append(path: Path, kind: type[T], rows: Iterable[T], *, same: int, what: str
         rows: to add.
         same: so many columns tell what a row is of.
         what: a row, in words, for errors.
+        forget: rows of the file that are not to stay.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with alone(path.parent):
-        known = read(path, kind, what=what) if path.is_file() else []
+        known = [row for row in read(path, kind, what=what) if not forget(row)] if path.is_file() else []
         merged = {astuple(row)[:same]: row for row in [*known, *rows]}  # type: ignore[call-overload]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

@@ -84,6 +84,11 @@ class Row:
         return int(json.loads(self.options).get("tail", 0)) if self.options else 0
 
     @property
+    def fire(self) -> bool:
+        """Whether FIRE was pressed for the player: another game, in many, than the one without."""
+        return bool(json.loads(self.protocol).get("fire", False)) if self.protocol else False
+
+    @property
     def seeds(self) -> tuple[int, int]:
         """Of the policy's training, and of its world model's: the same unless ``options`` says otherwise."""
         return self.seed, int(json.loads(self.options).get("fit.seed", self.seed)) if self.options else self.seed

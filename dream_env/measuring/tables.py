@@ -33,8 +33,9 @@ def success_columns(rows: Iterable[Row]) -> tuple[str, ...]:
 
 def policy_name(row: Row) -> str:
     """What acted, as ``ditto + ppo from bc``; chosen among the policies kept on the way, with `` by latent_distance``; the
-    policies after the last updates, with ``, last 10``."""
-    return training_name(row) + (f" by {row.select}" if row.select else "") + (f", last {row.tail}" if row.tail else "")
+    policies after the last updates, with ``, last 10``; served by ``--fire``, with ``, FIRE pressed for it``."""
+    chosen = (f" by {row.select}" if row.select else "") + (f", last {row.tail}" if row.tail else "")
+    return training_name(row) + chosen + (", FIRE pressed for it" if row.fire and row.method != "expert" else "")
 
 
 def training_name(row: Row) -> str:
@@ -98,7 +99,7 @@ def rows_table(rows: Iterable[Row]) -> str:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     datasets: dict[str, set[str]] = {}
     for row in rows:
-        key: tuple[Any, ...] = (row.environment, row.method, row.deterministic)
+        key: tuple[Any, ...] = (row.environment, row.method, row.deterministic, row.fire)
         if row.method != "random":  # who plays the same whatever was recorded
             key += (row.dataset,)
             datasets.setdefault(row.environment, set()).add(row.dataset)

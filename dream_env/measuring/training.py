@@ -111,7 +111,7 @@ def _follows_reward(identity: dict[str, Any]) -> bool:
 
 def _amounts(run: dict[str, Any]) -> dict[str, Any]:
     names = ("online_steps",) if run.get("online_steps") else ("steps", "num_envs", "precision")
-    return {name: run[name] for name in names if name in run}
+    return {name: run[name] for name in names if name in run and run[name] != "float32"}
 
 
 def _fit_options(fit: dict[str, Any], run: dict[str, Any], dataset: str) -> dict[str, Any]:

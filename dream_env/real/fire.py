@@ -10,8 +10,8 @@ class PressFire(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Press FIRE at the start of an Atari game and after each lost life: some games wait for it with the ball.
 
     SB3's ``FireResetEnv`` does it after a reset, which its ``EpisodicLifeEnv`` makes of each lost life; whole games, as they
-    are played here, need both. A game without that button is left as it is. What the step with FIRE earns is added to the
-    step before it.
+    are played here, need both. A game without that button is left as it is. What a step with FIRE earns after a life
+    is added to the step before it; serving earns nothing.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:

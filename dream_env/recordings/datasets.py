@@ -57,7 +57,10 @@ class Dataset:
         """The folder, absolute, if it is not the one that the id leads to; else an empty string."""
         from minari.storage import get_dataset_path
 
-        here, usual = self.folder.resolve(), (Path(get_dataset_path(self.id)) / "data").resolve()
+        try:
+            here, usual = self.folder.resolve(), (Path(get_dataset_path(self.id)) / "data").resolve()
+        except OSError:  # Minari makes its folder, which a read-only home does not let it
+            return str(self.folder.resolve())
         return "" if here == usual else str(here)
 
     @property

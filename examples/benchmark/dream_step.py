@@ -31,7 +31,7 @@ from dream_env.spaces import ObservationConfig
 def dream_model(size: Size, device: str) -> WorldModel:
     """A world model of a size without its convolutions: nobody looks at pictures here."""
     config = replace(config_of(size, "float32"), image_net="mlp", width=16)
-    return world_model(config, in_memory(8, 1, 1, ObservationConfig(size=8))).to(device).eval()
+    return world_model(config, in_memory(16, 1, 1, ObservationConfig(size=8))).to(device).eval()
 
 
 def bare(device: str, precision: str, size: dict[str, Any]) -> System:
