@@ -21,7 +21,7 @@ from dream_env.measuring.tables import interval, markdown, number, results_table
 
 IN_SHORT = {
     "ditto": ("bc", "dbc", "gail", "ditto", "ditto-anchor", "ppo", "ppo-anchor"),
-    "ditto_a3c": ("bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ditto-anchor", "ppo"),
+    "ditto_a3c": ("bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ditto-anchor", "ppo", "ppo+play"),
     "cmil": ("bc", "dbc", "vmail-offline", "cmil-offline", "vmail", "cmil", "pdac"),
 }
 """Methods that the README shows, by result file: no ablations, and of the expert's episodes the usual number."""
@@ -74,6 +74,7 @@ def tables() -> dict[str, str]:
     found = {name: results_table([RESULTS / f"{name}.csv"]) for name in ("pong", "pong_short")}
     for name in IN_SHORT:
         found |= {name: grid_table(name), f"{name}, in short": short_table(name)}
+    found["ditto_breakout_fire"] = grid_table("ditto_breakout_fire")
     found["planner"] = planner_scores.table(results.read(RESULTS / "planner.csv"))
     if (RESULTS / "pong_minutes.csv").is_file():
         found["pong_minutes"] = pong_minutes.table(pong_minutes.read(RESULTS / "pong_minutes.csv"))
