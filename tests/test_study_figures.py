@@ -9,7 +9,7 @@ from test_study import A3C, ROWS, SLIPS, level, trained
 
 from dream_env.measuring import curves, results
 from dream_env.measuring.statistics import iqm
-from dream_env.measuring.study import Score, score
+from dream_env.measuring.study import Score, Study, score
 from dream_env.showing import study_figures
 from dream_env.showing.drawing import COLOURS, GREEN, GREY
 from dream_env.showing.study_figures import looks, score_figure
@@ -51,7 +51,7 @@ def lines_of(panel):
 def test_points_are_iqms_with_their_intervals_beside_levels_that_are_iqms_too(tmp_path, drawn):
     results.write(tmp_path / "paper.csv", ROWS)
     study_report(tmp_path / "paper.csv")
-    assert set(drawn) == {"by_demos", "by_demos_control", "by_horizon"}
+    assert set(drawn) == {"by_demos", "by_demos_control", "by_horizon", "reward_ale_pong_v5_ditto_15_episodes"}
     (panel,) = drawn["by_demos"].axes
     lines = lines_of(panel)
     assert set(lines) == {"ditto", "anchor", "bc"}
@@ -68,6 +68,23 @@ def test_points_are_iqms_with_their_intervals_beside_levels_that_are_iqms_too(tm
     x, y, _ = lines_of(drawn["by_horizon"].axes[0])["ditto, 15 episodes"]
     assert list(x) == [5, 15, 30]
     assert y[0] == pytest.approx(11.0, abs=1.0)
+
+
+def test_each_variant_of_a_reward_is_a_point_beside_its_name(tmp_path, drawn):
+    results.write(tmp_path / "paper.csv", ROWS)
+    study = Study.read(tmp_path / "paper.csv")
+    study_report(tmp_path / "paper.csv")
+    (panel,) = drawn["reward_ale_pong_v5_ditto_15_episodes"].axes
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    groups = study.rewards("ALE/Pong-v5")["ditto, 15 episodes"]
+    assert names == [" ".join(value for _, value in options) for options in groups]
+    for container, rows in zip(panel.containers, groups.values(), strict=True):
+        line, _, (bars,) = container.lines
+        found = score(rows)
+        assert line.get_xdata()[0] == pytest.approx(found.iqm)
+        np.testing.assert_allclose(
+            bars.get_segments()[0][:, 0], (min(found.low, found.iqm), max(found.high, found.iqm))
+        )
 
 
 def test_a_bar_ends_at_its_point_where_the_interval_does_not_reach_it(tmp_path, drawn, monkeypatch):
