@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -33,22 +34,58 @@ def claim(
         seen: fingerprint of what the run learns from.
 
     Raises:
-        CheckpointError: as of ``check_claim``; or if the run began with something else of the same name.
+        CheckpointError: as of ``check_claim``; if the run began with something else of the same name; if another process is at
+            work there.
     """
     check_claim(folder, stage, config, usual=usual)
     path = folder / "run.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"stage": stage, **config, **({SEEN: seen} if seen else {})})
-        return
-    begun = read_json(path)
-    if seen and SEEN not in begun and not (folder / "meta.json").is_file():  # by a version that did not note it
-        write_json(path, {**begun, SEEN: seen})
-    elif seen and begun.get(SEEN, seen) != seen:
+    begun, finished = read_json(path), (folder / "meta.json").is_file()
+    if seen and begun.get(SEEN, seen) != seen:
         raise CheckpointError(
             f"what {folder} learned from has changed since it was begun, under the same name; what is there was made of the "
             f"old one. Delete the folder, or choose another --out"
         )
+    if seen and SEEN not in begun and not finished:  # by a version that did not note it
+        write_json(path, {**begun, SEEN: seen})
+    if not finished:
+        _hold(path)
+
+
+_held: dict[Path, int] = {}
+"""Open descriptors of the ``run.json`` of this process's runs; the system lets go of their locks when the process ends."""
+
+
+def _hold(path: Path) -> None:
+    """Keep other processes out of a run's folder, where the system has such locks.
+
+    Raises:
+        CheckpointError: if another process is at work there.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    path = path.resolve()
+    if path in _held:
+        if os.fstat(_held[path]).st_ino == path.stat().st_ino:
+            return
+        os.close(_held.pop(path))  # of a folder that was deleted since
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise CheckpointError(
+            f"another process is at work in {path.parent}, where two would undo each other's work; wait for it, stop it (a "
+            f"notebook that was interrupted there: restart it), or choose another --out"
+        ) from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return
+    _held[path] = descriptor
 
 
 def check_claim(folder: Path, stage: str, config: dict[str, Any], *, usual: dict[str, Any] | None = None) -> None:

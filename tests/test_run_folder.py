@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -83,6 +86,31 @@ def test_a_finished_run_may_lie_where_nobody_may_write(tmp_path, monkeypatch):
     (tmp_path / "meta.json").write_text("{}")
     monkeypatch.setattr("os.access", lambda *given: False)
     claim(tmp_path, "fit", CONFIG, seen="abc")
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from dream_env.run_folder import claim
+claim(Path(sys.argv[1]), "fit", {"dataset": "a/b-v0"})
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_two_processes_do_not_work_in_one_folder(tmp_path):
+    config = {"dataset": "a/b-v0"}
+    words = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError, match="another process is at work in"):
+            claim(tmp_path, "fit", config)
+        other.kill()
+    claim(tmp_path, "fit", config)
+    claim(tmp_path, "fit", config)  # and again in the same process
+    (tmp_path / "run.json").unlink()
+    claim(tmp_path, "fit", config)  # deleted and begun anew
 
 
 def test_a_folder_that_cannot_be_made_is_told_of_before_any_work(tmp_path):
