@@ -3,6 +3,7 @@ random numbers.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -56,6 +57,12 @@ def restore_generator(generator: torch.Generator, state: Tensor, *, step: int) -
         generator.set_state(state.cpu())
     else:
         generator.manual_seed(generator.initial_seed() + 1 + step)
+
+
+def own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
+    """Within it PyTorch's global generators, the CPU's and with ``device`` a GPU that one's, may be seeded and drawn from: they
+    are put back at its end."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from dream_env import checkpoint
 from dream_env.agent import Agent, fingerprint, save_agent
 from dream_env.checkpoint import Store, config_to_json
-from dream_env.device import check_device, fast_precision
+from dream_env.device import check_device, fast_precision, own_random_numbers
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError, nearest
 from dream_env.fitting.fit import FitConfig, fit
@@ -337,10 +337,7 @@ class _Watch:
             return {}
         while self.marks and steps >= self.marks[0]:
             self.marks.pop(0)
-        device = self.dream.device
-        with torch.random.fork_rng(
-            [device] if device.type == "cuda" else []
-        ):  # looking must not change what is learned
+        with own_random_numbers(self.dream.device):  # looking must not change what is learned
             torch.manual_seed(0)
             metrics = self._measure(policy)
         if self.keep:

@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store
+from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, nearest
 from dream_env.plugin import Learner, Progress, ignore
@@ -153,7 +154,7 @@ class ActorCritic(Learner):
         that draw from it, kept in checkpoints too, and put back as it was when learning ends.
         """
         self.check(dream)
-        with torch.random.fork_rng([dream.device] if dream.device.type == "cuda" else []):
+        with own_random_numbers(dream.device):
             torch.manual_seed(seed)
             run = ActorCriticRun(self, dream, seed)
             saved = store.latest() if store is not None else None

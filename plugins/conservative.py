@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store
+from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
 from dream_env.latent import Latent
@@ -136,7 +137,7 @@ class Conservative(OnlineLearner):
     ) -> ActorPolicy:
         """Learn for ``steps`` dream steps, whole updates of about ``num_envs · horizon``; see ``Learner.learn``."""
         self.check(dream)
-        with torch.random.fork_rng([dream.device] if dream.device.type == "cuda" else []):
+        with own_random_numbers(dream.device):
             torch.manual_seed(seed)
             run, windows = ConservativeRun(self, dream, seed), ExpertWindows(dream, self.rows)
             if store is not None and (saved := store.latest(dream.device)) is not None:
@@ -184,7 +185,7 @@ class Conservative(OnlineLearner):
         from .online_loop import OnlineLoop
 
         self.check_online(dream)
-        with torch.random.fork_rng([dream.device] if dream.device.type == "cuda" else []):
+        with own_random_numbers(dream.device):
             torch.manual_seed(seed)
             return OnlineLoop(self, dream, real, seed).run(progress, store)
 

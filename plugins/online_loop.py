@@ -192,20 +192,8 @@ class CleanWindows:
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """Some of them, uniformly and with replacement."""
-        obs, actions, ends = [], [], []
-        for number, first in self.starts[rng.integers(len(self.starts), size=batch_size)].tolist():
-            episode, last = self.demos.episode(number), first + self.length - 1
-            obs.append(self.demos.read(number, first, last + 1))
-            actions.append(np.concatenate([np.zeros_like(episode.action_t[:1]), episode.action_t[first:last]]))
-            ends.append(episode.is_terminal[first : last + 1])
-        is_first = np.zeros((self.length, batch_size), dtype=bool)
-        is_first[0] = True
-        return Batch(
-            {name: torch.from_numpy(np.stack([window[name] for window in obs], axis=1)) for name in obs[0]},
-            torch.from_numpy(np.stack(actions, axis=1)),
-            torch.from_numpy(is_first),
-            torch.from_numpy(np.stack(ends, axis=1)),
-        )
+        episode, first = self.starts[rng.integers(len(self.starts), size=batch_size)].T
+        return self.demos.at(episode, first, self.length)
 
 
 def _sequences(latent: Latent, batch: Batch) -> Sequences:

@@ -27,6 +27,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dream_env.checkpoint import Store
+from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
 from dream_env.learning.online import OnlineLearner, RealWorld
@@ -144,7 +145,7 @@ class Pdac(OnlineLearner):
         """Learn with ``real.steps`` real steps; the world model is left as it is. See ``OnlineLearner.learn_online``."""
         self.check_online(dream)
         device = dream.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with own_random_numbers(device):
             torch.manual_seed(seed)
             return PdacRun(self, dream.world_model, real, seed).run(progress, store)
 

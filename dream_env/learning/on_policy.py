@@ -21,7 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
-from dream_env.device import random_states, restore_random_states
+from dream_env.device import own_random_numbers, random_states, restore_random_states
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, PluginError
 from dream_env.learning.cloning import clone
@@ -376,7 +376,7 @@ class _Between(BaseCallback):
 @contextlib.contextmanager
 def _own_random_state(device: torch.device) -> Iterator[None]:
     kept = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with own_random_numbers(device):
         try:
             yield
         finally:

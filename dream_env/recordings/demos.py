@@ -237,9 +237,13 @@ class Demos:
         ends = np.cumsum(self._windows(length))  # windows up to and with each episode
         drawn = rng.integers(total, size=batch_size)
         episode = np.searchsorted(ends, drawn, side="right")
+        return self.at(episode, (self.lengths[episode] + 1 - length) - (ends[episode] - 1 - drawn), length)
+
+    def at(self, episode: np.ndarray, start: np.ndarray, length: int) -> Batch:
+        """The windows of ``length`` rows that begin at row ``start`` of each ``episode``, both (B,); they must lie in it."""
         first = self._first_row[episode]
         last = first + self.lengths[episode]
-        rows: np.ndarray = (last + 1 - length) - (ends[episode] - 1 - drawn) + np.arange(length)[:, None]  # (T, B)
+        rows: np.ndarray = first + start + np.arange(length)[:, None]  # (T, B)
         is_first = rows == first
         is_first[0] = True
         action_tm1 = torch.from_numpy(np.take(self._data.action_tm1, rows, axis=0))
