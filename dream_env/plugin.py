@@ -248,14 +248,12 @@ def plugin_identity(plugin: Reward | Learner) -> dict[str, Any]:
     Raises:
         PluginError: if it is no dataclass.
     """
-    cls = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
     if not dataclasses.is_dataclass(plugin):
         raise PluginError(
-            f"{cls} is no dataclass, whose fields are a plug-in's options; put @dataclass above the class"
+            f"{_reference(type(plugin))} is no dataclass, whose fields are a plug-in's options; put @dataclass above the class"
         )
     options = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
-    plain: dict[str, Any] = json.loads(json.dumps(options, default=_plain))
-    return {"class": cls, **plain}
+    return _identity(type(plugin), options)
 
 
 def plugin_defaults(plugin: type[Reward] | type[Learner]) -> dict[str, Any]:
@@ -267,8 +265,16 @@ def plugin_defaults(plugin: type[Reward] | type[Learner]) -> dict[str, Any]:
             options[field.name] = field.default
         elif field.init and field.default_factory is not dataclasses.MISSING:
             options[field.name] = field.default_factory()
+    return _identity(plugin, options)
+
+
+def _identity(plugin: type[Any], options: dict[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(options, default=_plain))
-    return {"class": f"{plugin.__module__}:{plugin.__qualname__}", **plain}
+    return {"class": _reference(plugin), **plain}
+
+
+def _reference(plugin: type[Any]) -> str:
+    return f"{plugin.__module__}:{plugin.__qualname__}"
 
 
 def _plain(option: Any) -> Any:
