@@ -510,3 +510,11 @@ def test_a_rendering_is_refused_for_games_that_have_none() -> None:
 def test_noise_of_a_dapg_policy_is_not_negative() -> None:
     with pytest.raises(ConfigError, match="noise is a share of a DAPG policy's own, 0 or more; got -1"):
         collect(options(expert="door.pickle", noise=-1.0), progress=False)
+
+
+def test_options_that_do_not_fit_the_environment_leave_the_id_free() -> None:
+    wrong = CollectConfig("CartPole-v1", "tiny/cart-v0", episodes=1, expert="random", fire=True)
+    with pytest.raises(ConfigError, match="the button FIRE is a matter of the Atari emulator"):
+        collect(wrong, progress=False)
+    assert not unfinished_folder("tiny/cart-v0").exists()
+    assert collect(CollectConfig("CartPole-v1", "tiny/cart-v0", 1, "random"), progress=False).total_episodes == 1

@@ -127,6 +127,8 @@ def collect(
             _print_summary(recorded)
         return recorded
     unfinished = unfinished_folder(config.dataset_id)
+    env = _make(config)  # before the id is taken: options may not fit the environment, or it cannot be written down
+    check_recordable(env)
     try:
         claim(config.dataset_id, {name: value for name, value in identity.items() if name != "episodes"})
         files = [unfinished / f"episode_{index:05d}.hdf5" for index in range(config.episodes)]
@@ -137,7 +139,6 @@ def collect(
                 advance(done, score=game.score, steps=float(game.steps))
                 for message in game.dropped if progress else ():
                     print(message)
-        env = _make(config)
         facts = {
             "algorithm_name": str(identity["expert"]),
             "description": f"{environment_id(config.environment)} by {identity['expert']}",
@@ -209,7 +210,6 @@ class _Player:
     def __init__(self, config: CollectConfig, expert: Expert | Act | None = None) -> None:
         self.config = config
         self.env = _make(config)
-        check_recordable(self.env)  # before the first game is played, rather than when it is written
         self.tracker = SuccessTracker(self.env)
         self.expert = expert or make_expert(
             config.expert, config.environment, explore=config.explore, noise=config.noise, lapse=config.lapse,
