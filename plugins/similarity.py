@@ -1,10 +1,9 @@
-"""How alike two model states are: DITTO's similarity, its two rivals of §3.1, and the expert's nearest state (eq. 7).
+"""How alike two model states are: DITTO's similarity and its two rivals of §3.1.
 
 Pure functions on vectors, any leading axes; ``ditto.py`` says which half of the model state the vectors are.
 """
 
 import math
-from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -37,22 +36,3 @@ def negative_distance(a: Float[Tensor, "*shape size"], b: Float[Tensor, "*shape 
     """
     distance: Tensor = torch.linalg.vector_norm(a - b, dim=-1)
     return -distance / math.sqrt(a.shape[-1])
-
-
-def nearest_state(
-    query: Float[Tensor, "batch size"], chunks: Iterable[Float[Tensor, "_ size"]]
-) -> Float[Tensor, "batch size"]:
-    """For each query the state among all chunks that ``max_cosine`` calls most alike, by comparing it with every one.
-
-    ``chunks`` is walked through once and one chunk is in memory at a time, beside two matrices of (batch, chunk).
-    """
-    squared = query.square().sum(dim=-1, keepdim=True)
-    best = query.new_full((len(query),), -torch.inf)
-    found = torch.zeros_like(query)
-    for states in chunks:
-        longest = torch.maximum(squared, states.square().sum(dim=-1)).clamp_min_(torch.finfo(query.dtype).tiny)
-        similarity, index = (query @ states.T).div_(longest).max(dim=1)
-        better = similarity > best
-        best = torch.where(better, similarity, best)
-        found = torch.where(better.unsqueeze(1), states[index], found)
-    return found

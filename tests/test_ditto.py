@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
-from dream_env.plugins import ditto
+from dream_env.plugins import nearest_state
 from dream_env.plugins.ditto import Ditto, max_cosine
-from dream_env.plugins.similarity import cosine, nearest_state, negative_distance
+from dream_env.plugins.nearest_state import NearestState
+from dream_env.plugins.similarity import cosine, negative_distance
+from torch import Tensor
 
 from dream_env.errors import ConfigError, PluginError
 from dream_env.latent import Latent
@@ -169,51 +171,72 @@ def test_nearest_is_blind_to_where_a_slip_led():
     assert nearest_of(by_hand(path, slip=[True, False]), [-1.0, 0.0]) == 1.0
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 16, 200])
-def test_nearest_state_is_that_of_a_plain_search_whatever_the_chunks(chunk):
+def search(states: Tensor) -> NearestState:
+    return NearestState(lambda rows: states[rows], len(states), torch.device("cpu"))
+
+
+def one_by_one(query: Tensor, states: Tensor) -> Tensor:
+    """Eq. 7's search as it is written down."""
+    return torch.stack([max_cosine(one.expand_as(states), states).argmax() for one in query])
+
+
+def far_and_near(num: int, size: int) -> tuple[Tensor, Tensor]:
+    """States on a narrow path with a few elsewhere, and queries beside the path, on it, far off and opposite to it."""
+    step = torch.randn(num, size) * torch.linspace(1.0, 0.05, size)
+    states = step.cumsum(0) / 10 + torch.linspace(2.0, 0.0, size)
+    states[::17] *= 5
+    beside = states[torch.randint(num, (12,))]
+    return torch.cat([beside + 0.1 * torch.randn(12, size), beside[:3], torch.randn(9, size), -beside[:3]]), states
+
+
+@pytest.mark.parametrize("bounds", [1, 500, 2**23])
+@pytest.mark.parametrize("chunk", [1, 60, 2**21])
+@pytest.mark.parametrize(("num", "size"), [(1, 4), (63, 1), (64, 3), (65, 20), (700, 32)])
+def test_the_search_finds_what_comparing_one_by_one_finds(num, size, chunk, bounds, monkeypatch):
+    monkeypatch.setattr(nearest_state, "_CHUNK", chunk)
+    monkeypatch.setattr(nearest_state, "_BOUNDS", bounds)
     torch.manual_seed(0)
-    query, states = torch.randn(7, 5), torch.randn(50, 5)
-    plain = torch.stack([states[max_cosine(one.expand(50, 5), states).argmax()] for one in query])
-    assert torch.equal(nearest_state(query, states.split(chunk)), plain)
+    query, states = far_and_near(num, size)
+    found = search(states)
+    plain = max_cosine(query, states[one_by_one(query, states)])
+    torch.testing.assert_close(max_cosine(query, states[found(query)]), plain)
+    torch.testing.assert_close(max_cosine(query, states[found.compare_all(query)]), plain)
+
+
+def test_of_equally_near_states_the_first_is_found():
+    states = torch.eye(3).repeat(70, 1)
+    assert (
+        search(states)(2 * torch.eye(3)).tolist() == search(states).compare_all(2 * torch.eye(3)).tolist() == [0, 1, 2]
+    )
+
+
+def test_states_and_queries_of_length_0_are_found_as_by_comparing_all():
+    states = torch.cat([-torch.eye(3), torch.zeros(2, 3)])
+    query = torch.cat([torch.zeros(1, 3), torch.eye(3)])
+    assert search(states)(query).tolist() == search(states).compare_all(query).tolist() == [0, 1, 0, 0]
+
+
+def test_the_search_compares_few_states_in_full():
+    torch.manual_seed(0)
+    _, states = far_and_near(5000, 32)
+    query, compared = states[::50] + 0.05 * torch.randn(100, 32), []
+    found = NearestState(lambda rows: compared.append(len(rows)) or states[rows], 5000, torch.device("cpu"))
+    compared.clear()
+    nearest = found(query)
+    assert torch.equal(nearest, found.compare_all(query))
+    assert sum(compared) - 5000 < 0.05 * 100 * 5000  # compare_all took each once, for all queries
 
 
 @pytest.mark.parametrize("space", ["h", "z", "both"])
-def test_nearest_is_never_below_the_same_step(space, monkeypatch):
+def test_nearest_is_never_below_the_same_step(space):
     world_model = tiny_world_model(gaussian=True)
     expert = tiny_expert(world_model)
     rollout = tiny_rollout(world_model, expert, 40, 5)
     reward = Ditto(space=space, metric="nearest")
     reward.prepare(world_model, expert)
-    for chunk in (2**21, 500):
-        monkeypatch.setattr(ditto, "_CHUNK", chunk)
-        for step in (transition_of(rollout, t) for t in range(5)):
-            assert (reward(step) >= Ditto(space=space)(step) - 1e-6).all()
+    for step in (transition_of(rollout, t) for t in range(5)):
+        assert (reward(step) >= Ditto(space=space)(step) - 1e-6).all()
     assert (reward(step) > Ditto(space=space)(step) + 1e-3).any()
-
-
-def test_the_search_keeps_to_its_memory(monkeypatch):
-    world_model = tiny_world_model()
-    reward = Ditto(metric="nearest")
-    reward.prepare(world_model, tiny_expert(world_model))
-    monkeypatch.setattr(ditto, "_CHUNK", 320)
-    # 32 numbers a state: ten states at once for few dreams, four for 80 dreams, never none; 80 in all
-    assert [len(chunk) for chunk in reward._states(5)] == [10] * 8
-    assert [len(chunk) for chunk in reward._states(80)] == [4] * 20
-    assert [len(chunk) for chunk in reward._states(1000)] == [1] * 80
-
-
-def test_the_search_takes_more_at_once_where_there_is_no_cache_to_keep_to(monkeypatch):
-    world_model = tiny_world_model()
-    reward = Ditto(metric="nearest")
-    reward.prepare(world_model, tiny_expert(world_model))
-    monkeypatch.setattr(ditto, "_CHUNK", 320)
-    monkeypatch.setattr(ditto, "_GPU_CHUNK", 1600)
-    assert (ditto._chunk(torch.device("cpu")), ditto._chunk(torch.device("cuda", 1))) == (320, 1600)
-    asked, chunk = [], ditto._chunk
-    monkeypatch.setattr(ditto, "_chunk", lambda device: asked.append(device.type) or chunk(torch.device("cuda")))
-    reward._rows, reward._expert = reward._rows.to("meta"), reward._expert.to("meta")
-    assert [len(states) for states in reward._states(5)] == [50, 30]
-    assert asked == ["meta"]
 
 
 def test_a_search_without_demonstrations_says_what_to_do():
