@@ -41,7 +41,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
