@@ -111,5 +111,6 @@ class NearestState:
         """Of each state, made of length 1, the numbers along the first principal axes and the length of what is left."""
         unit = F.normalize(states, dim=-1)
         first = unit @ self._axes
-        left = (1.0 - first.square().sum(dim=-1)).clamp_min(0.0).sqrt()
-        return torch.cat([first, left.unsqueeze(1)], dim=1)
+        # As what is left and not as √(1 − ‖first‖²), whose rounding is a thousand times as large.
+        left = torch.linalg.vector_norm(unit - first @ self._axes.T, dim=-1, keepdim=True)
+        return torch.cat([first, left], dim=1)

@@ -203,6 +203,15 @@ def test_the_search_finds_what_comparing_one_by_one_finds(num, size, chunk, boun
     torch.testing.assert_close(max_cosine(query, states[found.compare_all(query)]), plain)
 
 
+@pytest.mark.parametrize("beside", [1e-3, 3e-4, 1e-4, 1e-5, 0.0])
+def test_states_that_almost_lie_in_few_axes_are_found_however_bounds_are_rounded(beside):
+    torch.manual_seed(0)
+    states = torch.randn(2000, 12) @ torch.randn(12, 64) / 8
+    states += beside * states.norm(dim=1, keepdim=True) * torch.randn(2000, 64) / 8
+    query = states[torch.randint(2000, (400,))] + torch.randn(400, 64) / 2
+    assert torch.equal(search(states)(query), search(states).compare_all(query))
+
+
 def test_of_equally_near_states_the_first_is_found():
     states = torch.eye(3).repeat(70, 1)
     assert (
