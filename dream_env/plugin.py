@@ -290,7 +290,9 @@ def _load(kind: Kind, contract: type[PluginType], plugin: str | PluginType, opti
         raise PluginError(f"a {kind[:-1]} is a name, 'module:Class' or a finished {contract.__name__}, not {plugin!r}")
     cls = find(kind, plugin)
     if not (isinstance(cls, type) and issubclass(cls, contract)):
-        raise PluginError(f"{kind[:-1]} {plugin!r} is {cls!r}, which is no subclass of dream_env.{contract.__name__}")
+        raise PluginError(
+            f"{kind[:-1]} {plugin!r} is {cls!r}, which is no subclass of {contract.__module__}.{contract.__name__}"
+        )
     fields = [field.name for field in dataclasses.fields(cls) if field.init] if dataclasses.is_dataclass(cls) else []
     for option in options:
         if option not in fields:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from dream_env.plugins.ditto import Ditto
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
-from dream_env.errors import PluginError
+from dream_env.dream.env import DreamEnv
+from dream_env.errors import ConfigError, PluginError
 from dream_env.plugin import Learner, Reward, available, find, load_learner, load_reward, plugin_identity
-from dream_env.testing import check_reward, tiny_world_model
+from dream_env.testing import check_learner, check_reward, tiny_expert, tiny_world_model
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "my_reward"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def offer(folder: Path, distribution: str, name: str, target: str) -> None:
@@ -47,6 +48,14 @@ class Table(Reward):
 
     def __call__(self, transition):
         return self.part(transition)
+
+
+@dataclass(frozen=True)
+class Second(Reward):
+    """1 for the second action."""
+
+    def __call__(self, transition):
+        return (transition.action_t == 1).float()
 
 
 class Bare(Reward):
@@ -131,9 +140,9 @@ def test_options_beside_a_finished_reward_are_refused():
 
 
 def test_a_class_of_another_kind_is_refused():
-    with pytest.raises(PluginError, match=r"no subclass of dream_env\.Reward"):
+    with pytest.raises(PluginError, match=r"no subclass of dream_env\.plugin\.Reward"):
         load_reward("collections:OrderedDict")
-    with pytest.raises(PluginError, match=r"no subclass of dream_env\.Learner"):
+    with pytest.raises(PluginError, match=r"no subclass of dream_env\.plugin\.Learner"):
         load_learner(f"{__name__}:Constant")
 
 
@@ -158,9 +167,10 @@ def test_state_for_a_reward_that_keeps_none_is_refused():
         Constant().load_state_dict({"weight": torch.zeros(1)})
 
 
-def test_a_stranger_s_distribution_is_found_by_name(tmp_path, monkeypatch):
-    source, target = tmp_path / "source", tmp_path / "site"
-    shutil.copytree(EXAMPLE, source)  # building writes beside the sources
+def installed(example: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the examples, as pip installs it."""
+    source, target = folder / "source", folder / "site"
+    shutil.copytree(EXAMPLES / example, source)  # building writes beside the sources
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     run = subprocess.run(
         [*install, "--no-build-isolation", "--no-index", "--target", str(target), str(source)],
@@ -170,12 +180,45 @@ def test_a_stranger_s_distribution_is_found_by_name(tmp_path, monkeypatch):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     monkeypatch.syspath_prepend(target)
+
+
+def test_a_stranger_s_reward_is_found_by_name(tmp_path, monkeypatch):
+    installed("my_reward", tmp_path, monkeypatch)
     assert available("rewards")["action-match"] == "action_match:ActionMatch (dream-env-action-match)"
     check_reward("action-match")
     box = tiny_world_model(action_space=Box(-1.0, 1.0, (2,)))
     check_reward("action-match", world_model=box, width=0.2)
     with pytest.raises(PluginError, match=r"Did you mean \"action-match\"\?"):
         load_reward("action-mach")
+
+
+def test_a_stranger_s_learner_is_found_by_name(tmp_path, monkeypatch):
+    installed("my_learner", tmp_path, monkeypatch)
+    assert available("learners")["random-search"] == "random_search:RandomSearch (dream-env-random-search)"
+    check_learner("random-search")
+    check_learner("random-search", action_space=Box(-2.0, 1.0, (2,)))
+    check_learner("random-search", action_space=Discrete(2, start=1))
+
+
+def test_random_search_finds_the_better_of_two_actions(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "my_learner")
+    world_model = tiny_world_model(action_space=Discrete(2))
+    dream = DreamEnv(32, wm=world_model, expert=tiny_expert(world_model), reward=Second(), horizon=5)
+    earned = []
+    load_learner("random_search:RandomSearch", rate=0.5).learn(
+        dream, 32 * 5 * 40, progress=lambda _, metrics: earned.append(metrics["return"])
+    )
+    assert earned[0] < 4.0 < 4.9 < earned[-1]
+
+
+def test_random_search_refuses_dreams_that_it_cannot_pair(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "my_learner")
+    world_model = tiny_world_model()
+    dream = DreamEnv(3, wm=world_model, expert=tiny_expert(world_model), reward=Constant(), horizon=5)
+    with pytest.raises(ConfigError, match="tries pairs, but num_envs is 3; give an even number"):
+        load_learner("random_search:RandomSearch").learn(dream, 100)
+    with pytest.raises(ConfigError, match=r"sigma must be above 0, not 0\.0"):
+        load_learner("random_search:RandomSearch", sigma=0.0)
 
 
 def test_the_identity_of_a_plugin_is_its_options_as_json_and_nothing_it_made_of_them():
