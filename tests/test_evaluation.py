@@ -428,6 +428,8 @@ def test_selected_policy_is_played_beside_the_last_in_the_same_games(two_snapsho
         ("ditto", "latent_distance", False), ("ditto", "latent_distance", True),
     ]  # fmt: skip
     assert rows[-1].options == '{"ditto.space": "both", "select": "latent_distance"}'
+    noted = [(row.steps, row.latent_distance, row.action_agreement) for row in rows]
+    assert noted == [(None, None, None)] * 2 + [(500, 0.3, 0.8)] * 2 + [(0, 0.1, 0.4)] * 2
     assert (rows[-1].seed, rows[-1].eval_seed, rows[-1].episodes) == (4, 10_000, 2)
     assert sorted(GameLog(folder / "episodes.csv").through_training()) == [0, 500]
     table = results_table([tmp_path / "all.csv"])

@@ -27,7 +27,7 @@ from dream_env.measuring.closeness import action_agreement as action_agreement
 from dream_env.measuring.closeness import latent_distance as latent_distance
 from dream_env.measuring.closeness import reward_by_step as reward_by_step
 from dream_env.measuring.results import Row
-from dream_env.measuring.selection import SELECT, Select, select_snapshot, snapshots
+from dream_env.measuring.selection import SELECT, Select, rows_of, select_snapshot, snapshots
 from dream_env.measuring.statistics import bootstrap_interval as bootstrap_interval
 from dream_env.measuring.statistics import iqm as iqm
 from dream_env.measuring.statistics import normalized_score as normalized_score
@@ -44,6 +44,7 @@ from dream_env.playing.real_environment import environment_of as environment_of
 from dream_env.playing.real_environment import signature
 from dream_env.real.environments import Env, protocol
 from dream_env.real.robots import Rendering
+from dream_env.run_folder import read_metrics
 
 CUT = 10
 """How many times as long as the longest demonstration an episode may become, where the environment sets no limit."""
@@ -152,7 +153,7 @@ def evaluate_stage(stage: EvaluateStage, *, progress: bool = True) -> Path:
                 skip=k * stage.tail_episodes,
             )
         ]  # fmt: skip
-    rows = _rows(stage, agent, games, facts)
+    rows = _rows(stage, agent, games, facts, None if selected is None else selected[0])
     results.write(stage.agent / "evaluation.csv", rows)
     if stage.results is not None:
         results.append(stage.results, rows)
@@ -239,7 +240,7 @@ def _environment(stage: EvaluateStage, agent: Agent, *, render: bool = False) ->
 Games = dict[tuple[str, bool], list[EpisodeResult]]
 
 
-def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any]) -> list[Row]:
+def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any], selected: int | None) -> list[Row]:
     meta, run = read_json(stage.agent / "meta.json"), read_if_there(stage.agent / "run.json")
     wm_folder = model_folder(world_model_of(stage.agent))
     wm_meta = read_json(wm_folder / "meta.json")
@@ -263,9 +264,9 @@ def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any
     }
     options = json.loads(trained["options"] or "{}")
     last = len(games.get(("tail", False), ())) // max(1, stage.tail_episodes)
-    kinds = {"agent": trained} | {
-        name: {**trained, "options": json.dumps(options | more, sort_keys=True)}
-        for name, more in (("selected", {"select": stage.select}), ("tail", {"tail": last}))
+    kinds = {"agent": trained | _measured(stage.agent)} | {
+        name: {**trained, **_measured(stage.agent, steps), "options": json.dumps(options | more, sort_keys=True)}
+        for name, steps, more in (("selected", selected, {"select": stage.select}), ("tail", None, {"tail": last}))
     }
     rows = []
     for (name, deterministic), numbers in numbers_of.items():
@@ -274,6 +275,17 @@ def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any
         rows.append(Row(**shared, **numbers, **kind, deterministic=deterministic, normalized=normalized))
     order = ("random", "expert")
     return sorted(rows, key=lambda row: order.index(row.method) if row.method in order else len(order))
+
+
+def _measured(agent_folder: Path, steps: int | None = None) -> dict[str, Any]:
+    """What training noted of the last policy, or of that after so many steps."""
+    path = agent_folder / "metrics.csv"
+    rows = read_metrics(path) if path.is_file() else []
+    found = rows[-1:] if steps is None else list(rows_of(rows, [steps]).values())
+    if not found:
+        return {}
+    offline = {name: found[0].get(name) for name in ("latent_distance", "action_agreement")}
+    return {"steps": int(found[0]["steps"]), **offline}
 
 
 def _numbers(games: list[EpisodeResult], first_seed: int) -> dict[str, Any]:

@@ -45,6 +45,12 @@ class Row:
     """Seed of the training."""
     deterministic: bool = False
     """The likeliest action each time (argmax); otherwise actions are sampled."""
+    steps: int | None = None
+    """Dream steps that the policy had learned from; expert states of one that cloned, real steps of one that played."""
+    latent_distance: float | None = None
+    """Its distance to the expert in the dream, on held-out windows, 1 − DITTO's similarity; None of one that sees no latents."""
+    action_agreement: float | None = None
+    """With the expert's actions in held-out episodes; of continuous actions their squared distance."""
     episodes: int
     """Episodes that were played."""
     eval_seed: int = 0
@@ -101,6 +107,8 @@ class Row:
 
 COLUMNS = tuple(field.name for field in fields(Row))
 _TYPES: dict[str, Any] = {field.name: field.type for field in fields(Row)}
+_MEASURED = ("steps", "latent_distance", "action_agreement")
+"""What rows of before do not have: one with and one without are the same row."""
 _REQUIRED = tuple(field.name for field in fields(Row) if field.default is MISSING)
 
 
@@ -118,10 +126,8 @@ def append(path: Path, rows: Iterable[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with alone(path.parent):
         cells = _read_cells(path) if path.is_file() else []
-        known = {tuple(row.get(name, "") for name in COLUMNS) for row in cells}
-        for row in map(_to_cells, rows):
-            if tuple(row.values()) not in known:
-                cells.append(row)
+        known = {_identity(row) for row in cells}
+        cells += [row for row in map(_to_cells, rows) if _identity(row) not in known]
         _write(path, cells)
 
 
@@ -148,6 +154,10 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
         return [{name: cell or "" for name, cell in row.items() if name} for row in csv.DictReader(file)]
 
 
+def _identity(cells: dict[str, str]) -> tuple[str, ...]:
+    return tuple(cells.get(name, "") for name in COLUMNS if name not in _MEASURED)
+
+
 def _to_cells(row: Row) -> dict[str, str]:
     return {name: _cell(getattr(row, name)) for name in COLUMNS}
 
@@ -167,8 +177,8 @@ def _value(path: Path, line: int, name: str, cell: str) -> Any:
             return {"True": True, "False": False}[cell]
         if kind in (int, float):
             return kind(cell)
-        if kind == float | None:
-            return float(cell)
+        if kind in (int | None, float | None):
+            return (int if kind == int | None else float)(cell)
         return cell if kind is str else tuple(float(part) for part in cell.split())
     except (KeyError, ValueError) as error:
         wanted = getattr(kind, "__name__", str(kind))
