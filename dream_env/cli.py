@@ -1,7 +1,4 @@
-"""The command line: one command a stage, one flag an option. The flags are made from the config dataclasses; no logic here.
-
-dream-env collect · fit · imitate · evaluate · report · run · plugins
-"""
+"""The command line: one command a stage, one flag an option. The flags are made from the config dataclasses; no logic here."""
 
 import ctypes
 import dataclasses
@@ -52,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     torch.set_num_threads(1)  # two threads on shared cores are slower than one; OMP_NUM_THREADS has no say after this
     if not words or words[0] in ("-h", "--help"):
-        print(__doc__, "\n    Each command explains its flags: dream-env fit --help")
+        _overview()
         return
     _keep_freed_memory()
     if os.getcwd() not in sys.path:  # so that --reward my_reward:MyReward is found, as by python -m
@@ -91,11 +88,26 @@ def _keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
+def _overview() -> None:
+    """What there is, in the order it is used."""
+    table = Table.grid(padding=(0, 2))
+    for name, command in COMMANDS.items():
+        table.add_row(f"  {name}", command.__doc__)
+    console = Console()
+    console.print(
+        "World models learned from demonstrations, opened as Gymnasium environments.\n\nusage: dream-env COMMAND …\n"
+    )
+    console.print(table)
+    console.print("\nEach command explains its flags: dream-env fit --help", highlight=False)
+
+
 def _collect(words: list[str]) -> None:
+    """Record an expert: an environment's episodes as a Minari dataset."""
     collect(_parse(CollectConfig, "collect", words))
 
 
 def _fit(words: list[str]) -> None:
+    """Learn a world model from a Minari dataset."""
     default = FitStage.of(_peek(words, "--preset", "small"), "", Path())
     vars(default).update(dataset=tyro.MISSING, out=tyro.MISSING)  # no preset has these: they stay required
     folder = fit_stage(_parse(FitStage, "fit", words, default))
@@ -104,6 +116,7 @@ def _fit(words: list[str]) -> None:
 
 
 def _imitate(words: list[str]) -> None:
+    """Learn a policy in the model's dreams: an agent."""
     learner = resolve_learner(_peek(words, "--learner", "ppo"))
     usual = type(learner).usual_reward
     reward = load_reward(_peek(words, "--reward", usual))
@@ -129,10 +142,12 @@ def _imitate(words: list[str]) -> None:
 
 
 def _evaluate(words: list[str]) -> None:
+    """Play the real environment with an agent."""
     evaluate_stage(_parse(EvaluateStage, "evaluate", words))
 
 
 def _report(words: list[str]) -> None:
+    """Draw curves and tables of a run, or of a file of results."""
     command = _parse(ReportCommand, "report", words)
     if command.what.is_dir() or command.what.suffix != ".csv":
         report(command.what, seed=command.seed)
@@ -141,10 +156,12 @@ def _report(words: list[str]) -> None:
 
 
 def _run(words: list[str]) -> None:
+    """All of these one after the other, as on Pong."""
     run(_parse(RunConfig, "run", words))
 
 
 def _plugins(words: list[str]) -> None:
+    """List the rewards and learners that are installed."""
     table = Table("kind", "name", "where")
     for kind in ("rewards", "learners"):
         for name, where in available(kind).items():
