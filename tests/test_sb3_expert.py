@@ -111,6 +111,49 @@ def test_the_agents_view_is_the_screen_and_its_past() -> None:
     np.testing.assert_array_equal(second[..., 1], first[..., 2])
 
 
+def test_each_life_begins_with_the_agents_own_action_where_the_environment_serves(tmp_path: Path) -> None:
+    left = 3
+    screens = Screens()
+    screens.action_space = spaces.Discrete(4)
+    model = stable_baselines3.PPO("CnnPolicy", screens, n_steps=8, batch_size=8)
+    with torch.no_grad():
+        model.policy.action_net.bias[left] = 1e3
+    model.save(tmp_path / "agent.zip")
+    lives: dict[bool, list[list[int]]] = {}
+    for fire in (False, True):
+        env = make_environment("breakout", fire=fire)
+        expert: Any = make_expert(str(tmp_path / "agent.zip"), "breakout")
+        observation, _ = env.reset(seed=0)
+        expert.reset(env, 0)
+        lives[fire] = [[] for _ in range(6)]
+        over = False
+        while not over:
+            left_over = env.unwrapped.ale.lives()  # type: ignore[attr-defined]
+            lives[fire][left_over].append(expert(observation))
+            observation, _, over, *_ = env.step(lives[fire][left_over][-1])
+    assert all(actions[:2] == [1, 2] and set(actions[2:]) == {left} for actions in lives[False][1:]), (
+        "SB3's training did"
+    )
+    assert all(set(actions) == {left} for actions in lives[True][1:]), "PressFire has pressed it already"
+
+
+def test_a_lost_life_is_forgotten_by_the_view_whoever_serves() -> None:
+    for fire in (False, True):
+        env = make_environment("breakout", fire=fire)
+        env.reset(seed=0)
+        view = AtariView(env, 3)
+        assert view.serve() == (None if fire else 1)
+        for _ in range(200):
+            view.frames()
+            env.step(1)
+            if env.unwrapped.ale.lives() < 5:  # type: ignore[attr-defined]
+                break
+        else:
+            raise AssertionError("no life was lost")
+        view.serve()
+        assert view.frames()[..., :2].max() == 0
+
+
 def test_an_agent_for_pictures_needs_atari(tmp_path: Path) -> None:
     stable_baselines3.PPO("CnnPolicy", Screens(), n_steps=8, batch_size=8).save(tmp_path / "agent.zip")
     env = gymnasium.make("CartPole-v1")
