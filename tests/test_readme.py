@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 import tyro
-from agents import pong_model, short_pong
+from agents import LinearLearner, linear_agent, pong_model, short_pong
 from stable_baselines3 import PPO
 
 from dream_env import Reward, checkpoint, cli
+from dream_env.agent import save_agent
 from dream_env.model.encoded import save_encoded
 from dream_env.testing import check_reward, tiny_expert
 
@@ -71,9 +72,9 @@ def wm(tmp_path_factory):
     return folder
 
 
-def smaller(block, wm, *changes):
+def smaller(block, folder, *changes, instead_of="runs/pong/wm"):
     """The block with a folder of ours and small numbers; everything that is to be replaced must be there."""
-    for old, new in (("runs/pong/wm", str(wm)), *changes):
+    for old, new in ((instead_of, str(folder)), *changes):
         assert old in block
         block = block.replace(old, new)
     return block
@@ -106,6 +107,17 @@ def test_sb3s_own_evaluation_plays_the_real_game_through_the_filter(wm):
     assert deviation >= 0
 
 
+def test_a_loaded_agent_acts_on_one_observation_after_another(wm, tmp_path):
+    save_agent(linear_agent(checkpoint.load(wm)), tmp_path / "ppo", world_model_folder=wm, learner=LinearLearner)
+    env = short_pong()
+    observation, _ = env.reset(seed=0)
+    names = {"observation": observation}
+    exec(smaller(block_with("load_agent("), str(tmp_path / "ppo"), instead_of="runs/mine/ppo"), names)
+    assert names["action"].shape == (1,)
+    env.step(int(names["action"][0]))
+    assert names["state"] is not None
+
+
 def test_the_reward_of_the_example_keeps_the_contract(tmp_path, monkeypatch):
     (tmp_path / "my_package.py").write_text(block_with("(Reward)"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -114,11 +126,12 @@ def test_the_reward_of_the_example_keeps_the_contract(tmp_path, monkeypatch):
     import my_package
 
     assert issubclass(my_package.StayClose, Reward)
+    assert my_package.StayClose.name == "stay-close"
     assert 'stay-close = "my_package:StayClose"' in TEXT
 
 
 def test_every_block_of_python_is_run_here():
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -165,7 +178,8 @@ def flags():
 
 
 def test_every_flag_in_the_text_is_one_that_there_is(flags, monkeypatch):
-    others = {"--check", "--strict", "--explicit-package-bases", "--nproc-per-node"}  # of the tools named beside
+    others = {"--check", "--strict", "--explicit-package-bases", "--nproc-per-node", "--index-url"}  # of the tools named beside
+    others |= {"--stay-close.scale"}  # of the reward that is written there
     monkeypatch.syspath_prepend(ROOT / "examples")
     for name, config in SCRIPTS.items():
         grid = runpy.run_path(str(ROOT / "examples" / name))[config]
