@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from ditto_methods import METHODS
 from gymnasium import spaces
 from runner import Engine, finished, note_finished, run, spread, start
 
@@ -31,62 +32,6 @@ from dream_env.real.environments import PIXEL_ENVIRONMENTS, environment_id
 from dream_env.recordings.datasets import find_dataset
 from dream_env.run import CLUMSY_SEED, PLAYFIELD, RunConfig, clumsy_dataset
 from dream_env.stages import FitStage
-
-STANDARDIZED = ("--learner", "ditto", "--standardize-rewards")
-"""DITTO's learner with rewards standardised per step index: from the plain reward, whose range is a few hundredths, it
-learns little in the number of steps that a CPU has for it."""
-
-DREAMS, HORIZON = 128, 15
-
-
-def _dreams(num_envs: int) -> tuple[str, ...]:
-    return "--num-envs", str(num_envs), "--learning-rate", "1e-3", "--entropy", "0.01"
-
-
-FEWER = _dreams(DREAMS)
-"""Few dreams make many updates of a given number of steps: table 1's 512 dreams, 3e-4 and 0.05 are for far longer runs."""
-
-LEARNER = (*STANDARDIZED, *FEWER)
-
-PLAIN = ("--learner", "ditto")
-"""DITTO's learner as in table 1, to the letter."""
-
-METHODS: dict[str, tuple[str, ...]] = {
-    "bc": ("--learner", "bc"),
-    "dbc": ("--learner", "dbc"),
-    "ditto-plain": ("--reward", "ditto", *PLAIN),
-    "gail-plain": ("--reward", "gail", *PLAIN),
-    # Table 1's entropy keeps a policy near chance for millions of steps; let fall to nothing, sampling costs nothing either.
-    "ditto-annealed": ("--reward", "ditto", *PLAIN, "--entropy-end", "0"),
-    "gail": ("--reward", "gail", *LEARNER),
-    "ditto": ("--reward", "ditto", *LEARNER),
-    "ditto-long": ("--reward", "ditto", *LEARNER, "--steps", "12000000"),  # whatever --steps says
-    "ditto-average": ("--reward", "ditto", *LEARNER, "--average", "0.998"),  # the policy of the last 500 updates or so
-    "ditto-cv": ("--reward", "ditto", *LEARNER, "--control-variate"),
-    # What is beyond the paper, each by itself beside "ditto-plain".
-    "ditto-plain-standardized": ("--reward", "ditto", *PLAIN, "--standardize-rewards"),
-    "ditto-plain-cv": ("--reward", "ditto", *PLAIN, "--control-variate"),
-    "ditto-plain-anchor": ("--reward", "ditto", *PLAIN, "--anchor", "0.3", "--warm-start", "bc"),
-    "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
-    "ppo": ("--reward", "ditto", "--learner", "ppo"),
-    "gail-ppo": ("--reward", "gail", "--learner", "ppo"),
-    "ppo-anchor": ("--reward", "ditto", "--learner", "ppo", "--warm-start", "bc", "--anchor", "4"),
-    # What is compared, and how (DITTO's metric ablation); dot on h is "ditto" itself.
-    **{
-        f"{metric}-{space}": ("--reward", "ditto", "--ditto.metric", metric, "--ditto.space", space, *LEARNER)
-        for metric in ("dot", "l2", "cosine", "nearest")
-        for space in ("h", "z", "both")
-        if (metric, space) != ("dot", "h")
-    },
-    # Training horizons (Fig. 4, right), with about as many steps in an update of each; 15 are "ditto" and "gail" themselves.
-    **{
-        f"{name}horizon-{h}": ("--reward", reward, "--horizon", str(h), *STANDARDIZED, *_dreams(DREAMS * HORIZON // h))
-        for name, reward in (("", "ditto"), ("gail-", "gail"))
-        for h in (3, 5, 10, 30, 50)
-    },
-}
-"""Name → flags of ``dream-env imitate``."""
-
 
 WALKER = {"BipedalWalker-v3": (24, 56, 0, 32)}
 """Where the walker is in the 64 × 64 recordings (rows 35 to 49, columns 0 to 18 of the expert's): the small preset's 32 × 32

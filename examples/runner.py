@@ -71,7 +71,10 @@ def _told(commands: Sequence[Sequence[str]]) -> str:
 
 
 def spread(jobs: Sequence[Job], *, workers: int, engine: Engine = "processes", device: str = "cpu") -> None:
-    """All jobs, ``workers`` at a time; one that fails is told of at the end and stops none of the others."""
+    """All jobs, ``workers`` at a time; one that fails is told of at the end and stops none of the others.
+
+    Ctrl-C ends those that run and begins none of the others.
+    """
     failures = []
     if engine == "ray":
         for one in _on_ray(jobs, device):
@@ -81,9 +84,13 @@ def spread(jobs: Sequence[Job], *, workers: int, engine: Engine = "processes", d
                 failures.append(str(error))
     else:
         with ThreadPoolExecutor(workers) as pool:
-            for future in as_completed([pool.submit(job) for job in jobs]):
-                if (error := future.exception()) is not None:
-                    failures.append(str(error))
+            try:
+                for future in as_completed([pool.submit(job) for job in jobs]):
+                    if (error := future.exception()) is not None:
+                        failures.append(str(error))
+            except BaseException:  # Ctrl-C: left alone, the pool would first work through all that wait
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     if failures:
         raise SystemExit(
             f"{len(failures)} of {len(jobs)} runs failed; the same command tries them again:\n" + failures[0]

@@ -51,7 +51,9 @@ GOALS = (
     Goal("the same in torch tensors", "≥ 2", _DREAM, "S", _TORCH),
     Goal("`DreamEnv.step` + reward, P, relative to TorchRL's bare prior", "≥ 3", _DREAM, "P", _NUMPY),
     Goal("the same in torch tensors", "≥ 3", _DREAM, "P", _TORCH),
-    Goal("SB3's PPO in the dream, its own batches of 64, relative to SB3's own ceiling", "≥ 0.9", _PPO, _OWN, _IN_DREAM),
+    Goal(
+        "SB3's PPO in the dream, its own batches of 64, relative to SB3's own ceiling", "≥ 0.9", _PPO, _OWN, _IN_DREAM
+    ),
     Goal("the same with batches of 2,560", "≥ 0.9", _PPO, _LARGE, _IN_DREAM),
     Goal("one H200, P: trained frames a second", "≥ 100,000", _STEP, "P", machine="H200"),
     Goal("one H200, P: imagined steps a second", "≥ 1,000,000", _DREAM, "P", _TORCH, machine="H200"),
