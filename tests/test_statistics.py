@@ -9,6 +9,7 @@ from dream_env.measuring.statistics import (
     normalized_score,
     ranks,
     spearman,
+    spearman_within,
     summarize,
 )
 
@@ -117,6 +118,57 @@ def test_correlation_without_enough_to_go_by_is_no_number():
     assert np.isnan(three.low)
     with pytest.raises(ConfigError, match="3 numbers came with 2"):
         spearman([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+# Two models, in one of which all distances are smaller and all returns too: near the expert is good in each of them.
+GROUPS = [([1.0, 2.0, 3.0, 4.0], [40.0, 30.0, 10.0, 20.0]), ([11.0, 12.0, 13.0], [72.0, 73.0, 71.0])]
+
+
+def test_rank_correlation_within_groups_by_hand():
+    # (rank - ½) / n - ½ of four: ±1/8, ±3/8; of three: ±1/3, 0. Sums of products: -0.25 and -1/9; of squares: 5/16 and 2/9.
+    found = spearman_within(GROUPS)
+    assert found.rho == pytest.approx((-0.25 - 1 / 9) / (5 / 16 + 2 / 9))
+    assert (found.n, found.groups) == (7, 2)
+    half = 1.96 * np.sqrt((1 + found.rho**2 / 2) / 3)  # 7 pairs - 2 groups - 2
+    assert (found.low, found.high) == pytest.approx(
+        (np.tanh(np.arctanh(found.rho) - half), np.tanh(np.arctanh(found.rho) + half))
+    )
+    pooled = spearman(*(np.concatenate(side) for side in zip(*GROUPS, strict=True)))
+    assert pooled.rho > 0.5  # that distances differ by the model outweighs what they say in each
+
+
+def test_a_group_s_level_and_unit_do_not_matter():
+    moved = [GROUPS[0], ([1e-3 * x - 7.0 for x in GROUPS[1][0]], [x**3 for x in GROUPS[1][1]])]
+    assert spearman_within(moved) == spearman_within(GROUPS)
+
+
+def test_one_group_has_spearman_s_correlation():
+    x, y = np.random.default_rng(1).integers(0, 6, (2, 12)).astype(np.float64)
+    assert spearman_within([(x, y)]) == spearman(x, y)
+    assert spearman(x, y).groups == 1
+
+
+def test_a_group_without_an_order_plays_no_part():
+    flat = ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0])
+    assert spearman_within([*GROUPS, flat, ([1.0], [2.0])]) == spearman_within(GROUPS)
+    assert np.isnan(spearman_within([flat, flat]).rho)
+    assert np.isnan(spearman_within([]).rho)
+    pairs = spearman_within([([1.0, 2.0], [1.0, 2.0])] * 2)  # two pairs in each
+    assert pairs.rho == pytest.approx(1.0)
+    assert np.isnan(pairs.low)
+    with pytest.raises(ConfigError, match="1 numbers came with 2"):
+        spearman_within([*GROUPS, ([1.0], [1.0, 2.0])])
+
+
+def test_interval_within_groups_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(500):
+        x = rng.normal(size=(6, 8))
+        y = rng.normal(size=(6, 8)) + 10 * rng.normal(size=(6, 1))  # nothing within, and groups far apart
+        found = spearman_within(list(zip(x, y, strict=True)))
+        covered.append(found.low <= 0.0 <= found.high)
+    assert 0.92 < np.mean(covered) < 0.98
 
 
 def test_interval_over_runs_knows_that_training_seeds_differ():

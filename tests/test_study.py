@@ -16,9 +16,9 @@ from dream_env.errors import ConfigError
 from dream_env.measuring import curves, results
 from dream_env.measuring.families import changed_reward
 from dream_env.measuring.statistics import interval_over_runs, iqm
-from dream_env.measuring.study import Study, labelled, names, score
+from dream_env.measuring.study import Study, comparisons, labelled, names, score, seeds_said, world_models
 from dream_env.measuring.tables import number, rows_table
-from dream_env.showing.study_report import correlations, study_report
+from dream_env.showing.study_report import by_world_model, correlations, study_report
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SLIPS, A3C = "dream/pong/slips-v1", "pong/baby-a3c-v0"
@@ -291,15 +291,158 @@ def test_the_readme_s_tables_of_grids_have_the_same_names(path, monkeypatch):
     assert readme_tables.grid_table("paper") == rows_table(labelled(results.read(path)))
 
 
-def test_correlations_are_spearman_s_over_all_policies():
-    points = [
-        replace(POINT, steps=i, seed=i % 2, return_mean=float(i), latent_distance=1.0 - 0.1 * i, action_agreement=None)
-        for i in range(6)
+# ---------------------------------------------------------------------------------------------- the same seeds
+
+
+def runs(name, returns, /, **columns):
+    """A row for each seed, of games that all end alike."""
+    return [
+        replace(trained(name, 0.0, seed=seed, **columns), returns=(value,) * 4, return_mean=value)
+        for seed, value in returns.items()
     ]
-    found = correlations(points)
+
+
+L2 = {"ditto.metric": "l2"}
+FAILS = (*runs("ditto", {0: 19.0, 1: -20.0, 2: 18.0}), *runs("l2-h", {0: 1.0}, **L2))
+"""The usual reward fails on seed 1, and the other one was never run with it."""
+
+
+def compared(points):
+    """Seeds → point → IQM."""
+    return {
+        seeds_said(found.seeds): {key: score(rows).iqm for key, rows in found.points.items()}
+        for found in comparisons(points)
+    }
+
+
+def test_rewards_are_compared_over_the_seeds_that_all_have(tmp_path):
+    groups = study_of(tmp_path, *FAILS).rewards("ALE/Pong-v5")["ditto, 15 episodes"]
+    dot, l2 = groups
+    # The mean of the middle half of 4 × 19, 4 × 18 and 4 × −20 is (19 + 4 × 18 − 20) / 6: all three seeds in one heap.
+    assert score(groups[dot]).iqm == pytest.approx(71 / 6)
+    assert compared(groups) == {"seed 0": {dot: 19.0, l2: 1.0}}
+
+
+def test_points_along_a_line_are_of_the_same_seeds(tmp_path):
+    rows = [*runs("ditto", {0: 19.0, 1: -20.0, 2: 18.0}), *runs("ditto", {0: 17.0, 1: 3.0}, demos=4)]
+    rows += [*runs("horizon-5", {0: -12.0}, horizon=5), *runs("horizon-30", {0: 18.0, 1: 9.0}, horizon=30)]
+    study = study_of(tmp_path, *rows)
+    (demos,) = comparisons(study.by_demos("ALE/Pong-v5")["ditto"])
+    assert {x: [row.seed for row in rows] for x, rows in demos.points.items()} == {15.0: [0, 1], 4.0: [0, 1]}
+    assert compared(study.by_horizon("ALE/Pong-v5")["ditto, 15 episodes"]) == {
+        "seed 0": {5.0: -12.0, 15.0: 19.0, 30.0: 18.0},
+        "seeds 0, 1": {15.0: -0.5, 30.0: 13.5},  # two points of two seeds are more runs than three of one
+    }
+
+
+def test_points_of_more_seeds_are_a_second_comparison_where_they_make_more_runs():
+    a, b, c = (runs("m", {seed: 10.0 * i + seed for seed in (0, 1, 2)}) for i in range(3))
+    points = {"a": a, "b": b, "few": c[:1], "other": runs("m", {7: 5.0})}
+    assert compared(points) == {
+        "seed 0": {"a": 0.0, "b": 10.0, "few": 20.0}, "seeds 0, 1, 2": {"a": 1.0, "b": 11.0}
+    }  # fmt: skip
+    # Four points of one seed are as many runs as two of two: then nobody needs the second.
+    assert list(compared({"a": a[:2], "b": b[:2], "c": c[:1], "d": c[:1]})) == ["seed 0"]
+    # As many points share two seeds as one: the more seeds the better.
+    assert list(compared({"a": a, "b": b[:2]})) == ["seeds 0, 1"]
+
+
+def test_nothing_is_compared_without_a_shared_seed_but_one_point_stands_by_itself():
+    a, b = runs("m", {0: 1.0, 1: 2.0}), runs("m", {2: 1.0})
+    assert comparisons({"a": a, "b": b}) == []
+    assert comparisons({}) == []
+    assert compared({"a": a}) == {"seeds 0, 1": {"a": 1.5}}
+
+
+def test_the_seed_of_the_world_model_is_part_of_it():
+    own, zero = runs("m", {0: 1.0, 1: 2.0}), [trained("m", 0.0, seed=seed, **{"fit.seed": 0}) for seed in (0, 1)]
+    assert [found.seeds for found in comparisons({"a": own, "b": zero})] == [{(0, 0)}]
+    assert seeds_said({(1, 0), (0, 0)}) == "seeds 0, 1 in model 0"
+
+
+def test_a_report_says_which_seeds_it_compares_and_names_what_it_leaves_out(tmp_path):
+    study_of(
+        tmp_path, *FAILS, *runs("l2-z", {4: 3.0}, **L2, **{"ditto.space": "z"}), *runs("bc", {1: 5.0}, method="bc", learner=""),
+        *runs("horizon-5", {0: -12.0}, horizon=5), *runs("horizon-30", {3: 18.0}, horizon=30),
+    )  # fmt: skip
+    text = study_report(tmp_path / "some.csv").read_text()
+    assert "only runs of the same training seeds are compared" in text
+    assert "Over seed 0 (n = 1):" in text
+    assert "| h | 19.0 (19.0 … 19.0; 1 seed) | 1.0 (1.0 … 1.0; 1 seed) |" in text
+    assert "| z |  |  |" in text
+    assert "ALE/Pong-v5, not compared, for they lack seeds of the others: z l2 (seed 4)." in text
+    assert "others: ditto, 15 episodes at 30 (seed 3)." in text
+    assert "lack seeds of the others: ditto at 15" not in text  # with bc, on seed 1
+
+
+def test_a_report_of_methods_without_a_shared_seed_says_so(tmp_path):
+    study_of(tmp_path, *runs("ditto", {0: 1.0}), *runs("bc", {1: 5.0}, method="bc", learner=""))
+    text = study_report(tmp_path / "some.csv").read_text()
+    assert "nothing is compared, for no two share a seed: ditto at 15 (seed 0); bc at 15 (seed 1)." in text
+    assert "](by_demos.png)" not in text
+
+
+# -------------------------------------------------------------------------------------------- correlations in models
+
+CURVE = replace(POINT, dataset=SLIPS, method="ditto", action_agreement=None)
+
+
+def curve(distances, **columns):
+    """A training whose policies get better from one to the next."""
+    return [
+        replace(CURVE, steps=i, return_mean=float(i), latent_distance=value, **columns)
+        for i, value in enumerate(distances)
+    ]
+
+
+def test_policies_share_a_model_if_their_rows_have_one_recording_fit_and_seed():
+    play = {"fit.also": ["play"]}
+    rows = [
+        trained("ditto", 1.0), trained("ditto", 1.0, demos=4), trained("bc", 1.0, method="bc", learner=""),
+        trained("ditto", 1.0, seed=1), trained("cross", 1.0, seed=1, **{"fit.seed": 0}), trained("ditto+play", 1.0, **play),
+    ]  # fmt: skip
+    points = [
+        replace(CURVE, method=name, seed=seed, n_expert=demos)
+        for name, seed, demos in (
+            ("ditto", 0, 15), ("bc", 0, 15), ("ditto", 0, 4), ("cross", 1, 15), ("ditto", 1, 15), ("ditto+play", 0, 15),
+            ("unknown", 0, 15),
+        )
+    ]  # fmt: skip
+    groups = by_world_model(points, world_models(rows))
+    assert [[points.index(point) for point in group] for group in groups] == [[0, 1, 2, 3], [4], [5], [6]]
+
+
+def test_correlations_are_spearman_s_within_world_models():
+    # In each model the nearer policy plays better; seed 1's model has smaller distances and its policies play worse.
+    worse = [replace(point, return_mean=point.return_mean - 10.0) for point in curve((0.4, 0.3, 0.2, 0.1), seed=1)]
+    points = curve((0.9, 0.8, 0.7, 0.6), seed=0) + worse
+    models = world_models([trained("ditto", 1.0, seed=seed) for seed in (0, 1)])
+    found = correlations(points, models)
     assert set(found) == {"latent_distance"}
-    assert (found["latent_distance"].rho, found["latent_distance"].n) == (-1.0, 6)
-    assert correlations(points[:3]) == {}
+    assert (found["latent_distance"].rho, found["latent_distance"].n, found["latent_distance"].groups) == (-1.0, 8, 2)
+    together = world_models([trained("ditto", 1.0, seed=seed, **{"fit.seed": 0}) for seed in (0, 1)])
+    pooled = correlations(points, together)["latent_distance"]  # of ranks 8 7 6 5 4 3 2 1 and 5 6 7 8 1 2 3 4
+    assert (pooled.rho, pooled.groups) == (pytest.approx(1 - 6 * 40 / (8 * 63)), 1)
+    assert correlations(points[:3], models) == {}
+
+
+def test_the_report_has_the_correlation_within_models_and_each_model_s(tmp_path):
+    study_of(tmp_path, *(trained("ditto", 1.0, seed=seed) for seed in (0, 1)))
+    points = curve((0.9, 0.8, 0.7, 0.6), seed=0) + curve((0.1, 0.3, 0.2, 0.4), seed=1)
+    curves.append(curves.beside(tmp_path / "some.csv"), points)
+    text = study_report(tmp_path / "some.csv").read_text()
+    assert "| pong | 15 | all | latent distance | 8 | 2 | −0.10 | " in text  # (−1 + 0.8) / 2
+    assert "| pong | 15 | 0 | ditto | latent distance | 4 | −1.00 | " in text
+    assert "| pong | 15 | 1 | ditto | latent distance | 4 | 0.80 | " in text
+
+
+def test_without_a_correlation_there_is_a_sentence_and_no_empty_table(tmp_path):
+    study_of(tmp_path, trained("ditto", 1.0))
+    curves.append(curves.beside(tmp_path / "some.csv"), curve((0.9, 0.8, 0.7), seed=0))
+    text = study_report(tmp_path / "some.csv").read_text()
+    assert "No rank correlation with the real return" in text
+    assert "| Spearman |" not in text
+    assert "](through_training_pong_15.png)" in text
 
 
 def test_the_report_draws_what_there_are_rows_for(path, capsys):
@@ -336,7 +479,7 @@ def test_the_report_draws_what_there_are_rows_for(path, capsys):
         assert cv2.imread(str(folder / f"{name}.png")).std() > 5
     assert "| space \\ metric | dot | l2 |" in text
     assert text.count("| pong | 15 | l2-h |") == 0  # an ablation
-    assert "| pong | 15 | all | latent distance | 12 | −" in text
+    assert "| pong | 15 | all | latent distance | 12 | 4 | −1.00 | " in text
     assert "| ALE/Pong-v5 | ditto, last 10 | sampled | 15 | 1 | 20 |" in text
 
 

@@ -9,10 +9,10 @@ from test_study import A3C, ROWS, SLIPS, level, trained
 
 from dream_env.measuring import curves, results
 from dream_env.measuring.statistics import iqm
-from dream_env.measuring.study import Score, Study, score
+from dream_env.measuring.study import Score, Study, comparisons, score
 from dream_env.showing import study_figures
 from dream_env.showing.drawing import COLOURS, GREEN, GREY
-from dream_env.showing.study_figures import looks, score_figure
+from dream_env.showing.study_figures import ablation_figure, looks, score_figure
 from dream_env.showing.study_report import study_report
 
 PONG, WALKER = "ALE/Pong-v5", "BipedalWalker-v3"
@@ -52,22 +52,30 @@ def test_points_are_iqms_with_their_intervals_beside_levels_that_are_iqms_too(tm
     results.write(tmp_path / "paper.csv", ROWS)
     study_report(tmp_path / "paper.csv")
     assert set(drawn) == {"by_demos", "by_demos_control", "by_horizon", "reward_ale_pong_v5_ditto_15_episodes"}
-    (panel,) = drawn["by_demos"].axes
-    lines = lines_of(panel)
-    assert set(lines) == {"ditto", "anchor", "bc"}
-    x, y, ends = lines["ditto"]
-    np.testing.assert_allclose(x, [4, 15], rtol=0.1)
-    for at, demos in enumerate((4, 15)):
-        rows = [row for row in ROWS if row.experiment == "paper/ditto" and row.n_expert == demos and not row.options]
-        rows = [row for row in rows if not row.deterministic]
-        assert y[at] == pytest.approx(iqm(np.concatenate([row.returns for row in rows])), abs=1e-4)
-        found = score(rows)
-        np.testing.assert_allclose(ends[at], (found.low, found.high), atol=1e-4)
-    assert levels_of(panel) == {"expert, IQM": 18.5, "random, IQM": -19.5}
+    one, three = drawn["by_demos"].axes
+    assert set(lines_of(one)) == {"ditto", "anchor", "bc"}
+    assert set(lines_of(three)) == {"ditto"}
+    for panel, seeds, title in ((one, {0}, "seed 0 (n = 1)"), (three, {0, 1, 2}, "seeds 0, 1, 2 (n = 3)")):
+        assert panel.get_title(loc="left") == f"{PONG}\n{title}"
+        x, y, ends = lines_of(panel)["ditto"]
+        np.testing.assert_allclose(x, [4, 15], rtol=0.1)
+        for at, demos in enumerate((4, 15)):
+            rows = [
+                row for row in ROWS if row.experiment == "paper/ditto" and row.n_expert == demos and not row.options
+            ]
+            rows = [row for row in rows if not row.deterministic and row.seed in seeds]
+            assert y[at] == pytest.approx(iqm(np.concatenate([row.returns for row in rows])), abs=1e-4)
+            found = score(rows)
+            np.testing.assert_allclose(ends[at], (found.low, found.high), atol=1e-4)
+        assert levels_of(panel) == {"expert, IQM": 18.5, "random, IQM": -19.5}
     assert levels_of(drawn["by_demos_control"].axes[0]) == {"random, IQM": -99.5}
     x, y, _ = lines_of(drawn["by_horizon"].axes[0])["ditto, 15 episodes"]
     assert list(x) == [5, 15, 30]
     assert y[0] == pytest.approx(11.0, abs=1.0)
+    (usual,) = [row for row in Study.read(tmp_path / "paper.csv").main() if (row.experiment, row.n_expert, row.seed) == (
+        "paper/ditto", 15, 0
+    )]  # fmt: skip
+    assert y[1] == pytest.approx(iqm(usual.returns), abs=1e-4)  # the other horizons have no seeds 1 and 2
 
 
 def test_each_variant_of_a_reward_is_a_point_beside_its_name(tmp_path, drawn):
@@ -76,7 +84,9 @@ def test_each_variant_of_a_reward_is_a_point_beside_its_name(tmp_path, drawn):
     study_report(tmp_path / "paper.csv")
     (panel,) = drawn["reward_ale_pong_v5_ditto_15_episodes"].axes
     names = [label.get_text() for label in panel.get_yticklabels()]
-    groups = study.rewards("ALE/Pong-v5")["ditto, 15 episodes"]
+    (comparison,) = comparisons(study.rewards("ALE/Pong-v5")["ditto, 15 episodes"])
+    groups = comparison.points
+    assert drawn["reward_ale_pong_v5_ditto_15_episodes"].get_suptitle().endswith("\nseed 7 (n = 1)")
     assert names == [" ".join(value for _, value in options) for options in groups]
     for container, rows in zip(panel.containers, groups.values(), strict=True):
         line, _, (bars,) = container.lines
@@ -85,6 +95,34 @@ def test_each_variant_of_a_reward_is_a_point_beside_its_name(tmp_path, drawn):
         np.testing.assert_allclose(
             bars.get_segments()[0][:, 0], (min(found.low, found.iqm), max(found.high, found.iqm))
         )
+
+
+def test_a_variant_of_numbers_is_called_by_their_names(tmp_path, drawn):
+    rows = [trained("a", 1.0, **{"ditto.width": 2.0}), trained("b", 2.0, **{"ditto.width": 10 / 3})]
+    results.write(tmp_path / "paper.csv", [*rows, trained("ditto", 1.0)])
+    text = study_report(tmp_path / "paper.csv").read_text()
+    (figure,) = [figure for name, figure in drawn.items() if name.startswith("reward")]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "width=2",
+        "width=3.33333",
+        "width=None",
+    ]
+    assert "| 3.33333 | " in text
+
+
+def test_a_legend_and_a_title_hide_nothing_of_an_ablation(tmp_path, drawn):
+    groups = {f"a variant with a long name, {i}": [trained("a", 10.0 * i)] for i in range(9)}
+    ablation_figure(groups, {"expert": 18.5, "random": -19.5}, f"{PONG}, a method, 15 episodes", tmp_path / "some.png")
+    (panel,), (legend,) = drawn["some"].axes, drawn["some"].legends
+    assert panel.get_legend() is None
+    assert [text.get_text() for text in legend.get_texts()] == ["expert, IQM", "random, IQM"]
+    drawn["some"].canvas.draw()
+    drawn["some"].canvas.draw()  # the second time all has its place
+    box, beside = legend.get_window_extent(), panel.get_tightbbox()
+    assert 0.0 <= box.y0 < box.y1 <= beside.y0  # in the figure, and below the panel with its ticks and their names
+    title = drawn["some"]._suptitle.get_window_extent()
+    assert 0.0 <= title.x0 < title.x1 <= drawn["some"].bbox.width
+    assert beside.y1 <= title.y0
 
 
 def test_a_bar_ends_at_its_point_where_the_interval_does_not_reach_it(tmp_path, drawn, monkeypatch):

@@ -80,6 +80,8 @@ class Correlation:
     """Upper end."""
     n: int
     """Pairs."""
+    groups: int = 1
+    """Within which they were ranked."""
 
 
 def ranks(x: Numbers) -> Array:
@@ -97,21 +99,46 @@ def spearman(x: Numbers, y: Numbers) -> Correlation:
     pairs a bootstrap, which draws ties, is no better. A perfect order would get an interval of no width even for four
     pairs: ρ in the formula is held half the least possible change of ranks, ``6 / (n (n² − 1))``, away from ±1.
     """
-    if len(x) != len(y):
-        raise ConfigError(f"a correlation takes pairs; {len(x)} numbers came with {len(y)}")
-    n, nan = len(x), float("nan")
-    a, b = ranks(x) - (n + 1) / 2.0, ranks(y) - (n + 1) / 2.0
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    if n < 3 or spread == 0.0:
-        return Correlation(nan, nan, nan, n)
-    rho = float(np.clip(a @ b / spread, -1.0, 1.0))
-    if n < 4:
-        return Correlation(rho, nan, nan, n)
-    most = 1.0 - 6.0 / (n * (n * n - 1))
+    return spearman_within([(x, y)])
+
+
+def spearman_within(groups: Sequence[tuple[Numbers, Numbers]]) -> Correlation:
+    """Spearman's ρ within groups: pairs are ranked in their own group alone, and the ranks of all groups correlated.
+
+    For numbers that can be compared in a group and not across groups, as distances measured in several world models. Over
+    all pairs at once a correlation shows how groups differ: two that each go up together can go down together. Here a group
+    has no level left: with ranks as shares of it, ``a = (rank − ½) / n_g`` in (0, 1), of mean ½,
+
+        ρ = Σ (a − ½)(b − ½) / √(Σ (a − ½)² · Σ (b − ½)²)    over the pairs of all groups,
+
+    so a pair counts about the same in a large group and in a small one. One group alone gives ``spearman``. The interval is
+    that of ``spearman`` with a degree of freedom less for each further group, ``n − groups − 2`` instead of ``n − 3``: it is
+    of other policies in these groups, and says nothing of groups that are not here. Groups where one side is all equal have
+    no order, and no part in this.
+    """
+    for x, y in groups:
+        if len(x) != len(y):
+            raise ConfigError(f"a correlation takes pairs; {len(x)} numbers came with {len(y)}")
+    shares = [(_shares(x) - 0.5, _shares(y) - 0.5) for x, y in groups]
+    shares = [(a, b) for a, b in shares if (a @ a) * (b @ b) > 0.0]
+    sizes = np.array([len(a) for a, _ in shares])
+    n, freedom, nan = sum(len(x) for x, _ in groups), int(sizes.sum()) - len(sizes) - 2, float("nan")
+    if freedom < 0 or not shares:
+        return Correlation(nan, nan, nan, n, len(groups))
+    a, b = (np.concatenate(side) for side in zip(*shares, strict=True))
+    n, rho = len(a), float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+    if freedom < 1:
+        return Correlation(rho, nan, nan, n, len(sizes))
+    # Two neighbours of the largest group that change places are the least change.
+    most = 1.0 - 6.0 / float(sizes.max() ** 2 * (sizes - 1.0 / sizes).sum())
     held = float(np.clip(rho, -most, most))
-    half = 1.96 * float(np.sqrt((1.0 + held * held / 2.0) / (n - 3)))
+    half = 1.96 * float(np.sqrt((1.0 + held * held / 2.0) / freedom))
     low, high = np.tanh(np.arctanh(held) - half), np.tanh(np.arctanh(held) + half)
-    return Correlation(rho, min(float(low), rho), max(float(high), rho), n)
+    return Correlation(rho, min(float(low), rho), max(float(high), rho), n, len(sizes))
+
+
+def _shares(x: Numbers) -> Array:
+    return (ranks(x) - 0.5) / max(1, len(x))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ Nothing here knows an algorithm by name. A line is called what the rows' ``exper
 name for its method), and rows that differ in nothing but the dreams' horizon, or in nothing but options of the reward, are
 ablations: of these only the usual one is a line of the main comparison. Which options are the reward's their keys tell:
 they have its name before them, as ``ditto.metric``.
+
+Lines hold all the rows there are. What of them may be held against what, ``comparisons`` says: points of the same seeds.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from dream_env.measuring.families import (
     frozen,
     grouped,
     one_amount,
+    options_of,
     reward_options,
     told_of,
     usual_horizon,
@@ -39,6 +42,11 @@ from dream_env.measuring.tables import training_name
 
 Lines = dict[str, dict[float, list[Row]]]
 """Line → x → a row for each training seed."""
+Seeds = frozenset[tuple[int, int]]
+"""Of trainings: each with the seed of its world model (``Row.seeds``)."""
+Training = tuple[str, str, str, int, int]
+"""Environment, data set, name (``name_of``), expert episodes and seed: what a row and the curves of a training share."""
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -52,13 +60,74 @@ class Score:
     high: float
     """Upper end."""
     seeds: int
+    """Different ones."""
 
 
 def score(rows: Sequence[Row]) -> Score:
     """What some rows of one line say together."""
     runs = [row.returns or (row.return_iqm,) for row in rows]
     middle = float(iqm(np.concatenate([np.asarray(run, dtype=np.float64) for run in runs])))
-    return Score(middle, *interval_over_runs(runs), len(rows))
+    return Score(middle, *interval_over_runs(runs), len({row.seeds for row in rows}))
+
+
+@dataclass(frozen=True)
+class Comparison(Generic[Key]):
+    """Points that are held against one another: each is of the same training seeds, with a row for each."""
+
+    seeds: Seeds
+    points: dict[Key, list[Row]]
+
+
+def comparisons(points: Mapping[Key, Sequence[Row]]) -> list[Comparison[Key]]:
+    """What may be compared of some points: only runs of the same training seeds.
+
+    A method that fails with one seed in three looks worse than one that was never run with that seed, though it may be
+    better wherever both were run. So all points of a comparison are of one set of seeds, and their rows of other seeds play
+    no part in it. The set is the one that the most points have; of several such sets, the largest.
+
+    That can be a single seed, for the sake of one point. Where another set, which fewer points have, makes more runs in all
+    (points times seeds), these points are a second comparison. Points that lack a seed of either set are in none.
+
+    Returns:
+        One comparison or two; none where no two of several points share a seed.
+    """
+    have: dict[Key, Seeds] = {key: frozenset(row.seeds for row in rows) for key, rows in points.items()}
+    shared: set[Seeds] = set()
+    for seeds in have.values():
+        shared |= {seeds} | {seeds & others for others in shared}
+    sharing = {seeds: [key for key, of in have.items() if seeds <= of] for seeds in shared if seeds}
+    sets = sorted((seeds for seeds, keys in sharing.items() if len(keys) > 1 or len(have) == 1), key=sorted)
+    if not sets:
+        return []
+    broadest = max(sets, key=lambda seeds: (len(sharing[seeds]), len(seeds)))
+    fullest = max(sets, key=lambda seeds: (len(sharing[seeds]) * len(seeds), len(sharing[seeds])))
+    return [
+        Comparison(seeds, {key: [row for row in points[key] if row.seeds in seeds] for key in sharing[seeds]})
+        for seeds in dict.fromkeys((broadest, fullest))
+    ]
+
+
+def seeds_said(seeds: Iterable[tuple[int, int]]) -> str:
+    """``seeds 0, 1``; ``seed 1 in model 0`` of a training in the world model of another seed."""
+    said = [str(own) if own == model else f"{own} in model {model}" for own, model in sorted(seeds)]
+    return f"seed{'s' if len(said) > 1 else ''} {', '.join(said)}"
+
+
+def world_models(rows: Iterable[Row]) -> dict[Training, Hashable]:
+    """What tells the world model in which each training dreamed; equal for trainings that share one.
+
+    That is the recording, the model's size, its seed, and the options of its fit. Methods, learners and numbers of imitated
+    episodes may differ: a grid fits one model, from all episodes, for all of them.
+    """
+    found: dict[Training, set[Hashable]] = {}
+    for row in rows:
+        if row.trained:
+            fit = {key: value for key, value in options_of(row).items() if key.startswith("fit.")}
+            model = (row.environment, row.dataset, row.preset, row.seeds[1], frozen(fit))
+            key = (row.environment, row.dataset, name_of(row), row.n_expert, row.seed)
+            found.setdefault(key, set()).add(model)
+    # Where trainings of one name and seed had several models nobody can say which: these are no model that another has.
+    return {key: frozenset(models) for key, models in found.items()}
 
 
 @dataclass(frozen=True)

@@ -37,31 +37,30 @@ def looks(names: Iterable[str]) -> Looks:
     }  # fmt: skip
 
 
-def score_figure(
-    by_environment: Mapping[str, Lines], look: Looks, levels: Mapping[str, Levels], x: str, path: Path
-) -> Path:
-    """IQM of the real return over x, a panel an environment; bars are 95 % intervals over training seeds and episodes."""
-    figure, axes = panels(min(3, len(by_environment)), -(-len(by_environment) // 3))
-    for panel, (environment, lines) in zip(axes, by_environment.items(), strict=False):
+def score_figure(by_title: Mapping[str, Lines], look: Looks, levels: Mapping[str, Levels], x: str, path: Path) -> Path:
+    """IQM of the real return over x, a panel a title; bars are 95 % intervals over training seeds and episodes."""
+    figure, axes = panels(min(3, len(by_title)), -(-len(by_title) // 3))
+    for panel, (title, lines) in zip(axes, by_title.items(), strict=False):
         ticks = sorted({at for line in lines.values() for at in line})
+        gap = min(np.diff(np.log(ticks)), default=-2.0 * np.log(0.75))
         for i, (name, line) in enumerate(lines.items()):
             at = sorted(line)
             scores = [score(line[value]) for value in at]
             # A little to the side of one another: bars that lie on one another cannot be read.
-            side = 1.0 + min(0.02, 0.2 / len(lines)) * (i - (len(lines) - 1) / 2)
+            side = np.exp(min(0.04, 0.35 * gap / len(lines)) * (i - (len(lines) - 1) / 2))
             middle = np.array([s.iqm for s in scores])
             # An interval of percentiles need not hold the number it is of; a bar that does not reach it ends at it.
             bars = np.array([[max(0.0, s.iqm - s.low) for s in scores], [max(0.0, s.high - s.iqm) for s in scores]])
             style = {"linewidth": 1.2, "markersize": 4, "capsize": 2, "elinewidth": 0.8, **look[name]}
             panel.errorbar(np.array(at) * side, middle, bars, label=name, **style)
-        _levels(panel, levels.get(environment, {}), "IQM")
+        _levels(panel, levels.get(title, {}), "IQM")
         panel.set_xscale("log")
         panel.set_xlim(0.75 * ticks[0], ticks[-1] / 0.75)
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.xaxis.set_minor_locator(NullLocator())
         panel.set_xlabel(x, fontsize=9)
-        finish(panel, environment, "real return, IQM")
-    for panel in axes[len(by_environment) :]:
+        finish(panel, title, "real return, IQM")
+    for panel in axes[len(by_title) :]:
         panel.set_visible(False)
     return save(_with_legend(figure, axes), path)
 
@@ -69,7 +68,7 @@ def score_figure(
 def ablation_figure(groups: Mapping[str, Sequence[Row]], levels: Levels, title: str, path: Path) -> Path:
     """IQM of the real return of each variant, one below the other; bars are 95 % intervals over training seeds and episodes."""
     figure, (panel,) = panels(1, 1)
-    figure.set_figheight(1.2 + 0.25 * len(groups))
+    figure.set_figheight(1.6 + 0.25 * len(groups))
     for at, rows in enumerate(groups.values()):
         found = score(rows)
         bar = [[max(0.0, found.iqm - found.low)], [max(0.0, found.high - found.iqm)]]
@@ -81,8 +80,10 @@ def ablation_figure(groups: Mapping[str, Sequence[Row]], levels: Levels, title: 
     panel.set_yticks(range(len(groups)), list(groups))
     panel.invert_yaxis()
     panel.set_xlabel("real return, IQM", fontsize=9)
-    finish(panel, title, "")
-    return save(figure, path)
+    finish(panel, "", "")
+    # From the figure's edge: beside long names of variants no title of any length has room over the panel.
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return save(_with_legend(figure, [panel], below=True), path)
 
 
 def training_figure(
@@ -90,7 +91,7 @@ def training_figure(
 ) -> Path:
     """Latent distance, action agreement and real return through training; a line a method, its mean over training seeds.
 
-    Bands are ± one standard error. Above the metrics, their rank correlation with the real return over all the policies.
+    Bands are ± one standard error. Above the metrics, their rank correlation with the real return within world models.
     """
     figure, axes = panels(len(METRICS), 1)
     for panel, (column, text) in zip(axes, METRICS.items(), strict=True):
@@ -101,7 +102,7 @@ def training_figure(
                 panel.plot(at, mean, label=name, **style)
                 panel.fill_between(at, mean - error, mean + error, color=look[name]["color"], alpha=0.15, linewidth=0)
         c = found.get(column)
-        head = f"Spearman with the return {c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−") if c else title
+        head = f"Spearman within models\n{c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−") if c else title
         if column == "return_mean":
             _levels(panel, levels, "mean")
         x_axis(panel, "steps")
@@ -121,8 +122,8 @@ def _mean_curve(points: Sequence[Point], column: str) -> tuple[Any, Any, Any]:
     return at, mean, error
 
 
-def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
-    """One legend for all panels, beside them: there are too many lines for one inside."""
+def _with_legend(figure: Figure, axes: Sequence[Axes], *, below: bool = False) -> Figure:
+    """One legend for all panels, beside or below them: there are too many lines for one inside."""
     named: dict[str, Any] = {}
     for panel in axes:
         handles, names = panel.get_legend_handles_labels()
@@ -133,6 +134,8 @@ def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
     columns = -(-len(named) // (_LEGEND_LINES * (grid.nrows if grid else 1)))
     figure.set_figwidth(figure.get_figwidth() + 1.5 * (columns - 1))
     where: Any = {"loc": "outside right center", "ncols": columns}
+    if below:
+        where = {"loc": "outside lower center", "ncols": max(1, len(named))}
     figure.legend(list(named.values()), list(named.keys()), fontsize=8, frameon=False, **where)
     return figure
 
