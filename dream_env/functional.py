@@ -1,4 +1,4 @@
-"""Pure functions with their equations: sampling that takes its noise as an argument, and KL divergences.
+"""Pure functions with their equations: sampling that takes its noise as an argument, KL divergences, likeness of states.
 
 Noise is always an argument, never drawn inside: with the same uniforms an optimised path and its plain twin give the same
 samples, one dream among 512 gives the same path as that dream alone, and a resumed run equals an unbroken one.
@@ -69,6 +69,17 @@ def kl_gaussian(
     variance_ratio = (std_q / std_p).square()
     distance = ((mean_q - mean_p) / std_p).square()
     return (0.5 * (variance_ratio + distance - 1.0 - variance_ratio.log())).sum(dim=-1)
+
+
+def max_cosine(a: Float[Tensor, "*shape size"], b: Float[Tensor, "*shape size"]) -> Float[Tensor, "*shape"]:
+    """``(a · b) / max(‖a‖, ‖b‖)²`` (DITTO eq. 8), in [−1, 1]: 1 for equals, less by angle *and* by length; 0 if both are zero.
+
+    The squared norms are compared instead of the norms: the same maximum, without two roots.
+    """
+    dot = (a * b).sum(dim=-1)
+    longest = torch.maximum(a.square().sum(dim=-1), b.square().sum(dim=-1))
+    # |a · b| ≤ max(‖a‖, ‖b‖)² holds for real numbers; the clamp takes off what rounding adds.
+    return (dot / longest.clamp_min(torch.finfo(dot.dtype).tiny)).clamp(-1.0, 1.0)
 
 
 def standard_normal(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

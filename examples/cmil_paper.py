@@ -1,4 +1,4 @@
-"""CMIL's experiments as a grid of runs: ``python examples/cmil_paper.py --environment adroit-door --dataset ID --seeds 0 1 2``.
+"""CMIL's experiments as a grid of runs: ``python examples/cmil_paper.py --environment adroit-door --seeds 0 1 2``.
 
 A cell is (method, seed). One world model is fitted to the demonstrations for each seed and shared by its cells; a cell imitates,
 offline or with ``--online-steps`` real steps, then plays the real environment. Cells are processes that run ``dream-env``
@@ -13,7 +13,8 @@ CMIL's bound) to ``…_online.csv`` beside it. From those two files
   0 … 1
 - ``results.md`` a table
 
-are drawn with ``--figures`` (in the folder named like the results, without the suffix).
+are drawn with ``--figures`` (in the folder named like the results, without the suffix). Results of one method that were trained
+on other demonstrations, or for longer, stay apart: lines of the table and figures of their own, with what differs in their names.
 """
 
 import csv
@@ -33,6 +34,8 @@ from dream_env.checkpoint import read_json, write_file
 from dream_env.device import check_device
 from dream_env.errors import ConfigError, nearest
 from dream_env.measuring import results
+from dream_env.measuring.families import config_of, differing_keys, grouped, told_of
+from dream_env.measuring.study import name_of
 from dream_env.run_folder import read_metrics
 from dream_env.showing.drawing import COLOURS, finish, panels, save, x_axis
 
@@ -82,12 +85,12 @@ them. The rewards' own rates are then their defaults, the code's 3e-5."""
 class Grid:
     """Which runs."""
 
-    dataset: str = "adroit/door-expert-v0"
+    dataset: str = "dream/adroit-door/expert-v0"
     """Minari id of the demonstrations; they must be there (``dream-env collect`` records or converts them)."""
     environment: str = ""
     """What is played, by short name, its pictures rendered the fast way; the environment of the recordings, as it was recorded,
     unless given."""
-    methods: tuple[str, ...] = ("bc", "cmil-offline", "vmail-offline", "cmil", "vmail", "pdac")
+    methods: tuple[str, ...] = ("bc", "dbc", "cmil-offline", "vmail-offline", "cmil", "vmail", "pdac")
     """Methods by name; ``METHODS`` lists them."""
     demos: int = 20
     """Expert episodes to imitate."""
@@ -111,8 +114,8 @@ class Grid:
     """Seed of the first of them."""
     out: Path = Path("runs/cmil-paper")
     """Folder of all runs."""
-    results: Path = Path("examples/results/cmil.csv")
-    """File the rows are added to."""
+    results: Path = Path("runs/cmil-paper.csv")
+    """File the rows are added to. (What has been run stands in examples/results/cmil.csv.)"""
     figures: bool = False
     """Run nothing; draw what the result files hold."""
     workers: int = 2
@@ -186,6 +189,7 @@ def _cell(grid: Grid, method: str, seed: int) -> None:
     run(evaluate)
     _append_curve(_curves(grid.results), {
         "environment": _name(grid), "dataset": grid.dataset, "method": method, "seed": str(seed),
+        "demos": str(grid.demos), "asked": str(grid.online_steps if online else grid.steps), "preset": grid.preset,
         "commit": str(read_json(folder / "meta.json").get("commit", "")),
     }, read_metrics(folder / "metrics.csv"))  # fmt: skip
     note_finished(folder, (imitate, evaluate))
@@ -199,6 +203,11 @@ MEASURED = (
 )  # fmt: skip
 
 
+TRAINED = ("dataset", "demos", "asked", "preset")
+"""Columns of the curves that say, with method and seed, what was trained: the recording, how many of its episodes, how many steps
+were asked for (real ones of methods that make them), the model's sizes. Curves of before tell of the recording alone."""
+
+
 def _curves(path: Path) -> Path:
     return path.with_name(f"{path.stem}_online.csv")
 
@@ -206,10 +215,10 @@ def _curves(path: Path) -> Path:
 def _append_curve(path: Path, facts: dict[str, str], metrics: Sequence[dict[str, float]]) -> None:
     """Add a run's lines, in place of those that an earlier run of the same cell left."""
     mine = [{**facts, **{name: f"{row[name]:.6g}" for name in MEASURED if name in row}} for row in metrics]
-    same = ("environment", "dataset", "method", "seed")
+    same = ("environment", "method", "seed", *TRAINED)
     path.parent.mkdir(parents=True, exist_ok=True)
     with results.alone(path.parent):
-        kept = [row for row in _read(path) if any(row[name] != facts[name] for name in same)]
+        kept = [row for row in _read(path) if any(row.get(name, "") != facts.get(name, "") for name in same)]
         text = io.StringIO()
         writer = csv.DictWriter(text, [*facts, *MEASURED], restval="", lineterminator="\n")
         writer.writeheader()
@@ -228,14 +237,15 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def draw(path: Path) -> None:
-    """Both figures and the table of each environment, as far as there are rows."""
+    """Both figures of each environment, and of each training there (``TRAINED``); and the table; as far as there are rows."""
     rows, curves = results.read(path) if path.is_file() else [], _read(_curves(path))
     folder = path.with_suffix("")
-    for name in sorted({row["environment"] for row in curves}):
-        own = [row for row in curves if row["environment"] == name]
-        dataset = own[0]["dataset"]
-        finals = [row for row in rows if row.dataset == dataset and row.trained and not row.deterministic]
-        expert = next((row.return_mean for row in rows if row.dataset == dataset and row.method == "expert"), None)
+    for name, own in _by_training([row for row in curves if row["method"] in ONLINE]).items():
+        of_it = [row for row in rows if row.dataset == own[0]["dataset"]]
+        demos = own[0].get("demos") or None
+        sampled = [row for row in of_it if row.trained and not row.deterministic]
+        finals = [row for row in sampled if demos in (None, str(row.n_expert))]
+        expert = next((row.return_mean for row in of_it if row.method == "expert"), None)
         folder.mkdir(parents=True, exist_ok=True)
         if any(float(row["steps"]) and row["real_return"] for row in own):  # somebody went into the real environment
             _fig2(folder / f"fig2_{name}.png", name, own, finals)
@@ -243,6 +253,19 @@ def draw(path: Path) -> None:
     if rows:
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / "results.md", table(rows))
+
+
+def _by_training(curves: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    """Lines that belong in one figure, by its name: the environment, and what differs from others of that environment."""
+    told: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in curves:
+        told[row["environment"]].append({column: row.get(column, "") for column in TRAINED})
+    found: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in sorted(curves, key=lambda row: row["environment"]):
+        differing = differing_keys(told[row["environment"]])
+        said = [f"{column}-{row[column]}".replace("/", "-") for column in differing if row.get(column)]
+        found["_".join([row["environment"], *said])].append(row)
+    return found
 
 
 def _series(curves: Sequence[dict[str, str]], method: str, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -290,10 +313,11 @@ def _fig2(path: Path, name: str, curves: Sequence[dict[str, str]], finals: Seque
                 panel.fill_between(steps, *_interval(values), alpha=0.2, color=colour)
         for method in ("bc", "dbc", "cmil-offline", "vmail-offline"):
             own = [row for row in finals if row.experiment.endswith(f"/{method}")]
-            found = [value for row in own if (value := getattr(row, of_row)) is not None]
-            if found:
-                style = {"color": next(colours), "linestyle": "--", "linewidth": 1}
-                panel.axhline(float(np.mean(found)), label=_label(method, len(found)), **style)
+            for label, same in _called(method, own).items():
+                found = [value for row in same if (value := getattr(row, of_row)) is not None]
+                if found:
+                    style = {"color": next(colours), "linestyle": "--", "linewidth": 1}
+                    panel.axhline(float(np.mean(found)), label=_label(label, len(found)), **style)
         if column == "real_success":
             panel.set_ylim(-0.02, 1.02)
         x_axis(panel, "real steps")
@@ -325,17 +349,30 @@ def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float
         save(figure, path)
 
 
+def _called(method: str, rows: Sequence[results.Row]) -> dict[str, list[results.Row]]:
+    """Rows of one method by what was trained: their name is the method's, with what differs in brackets if there are several."""
+    trainings = list(grouped(rows, config_of).values())
+    told = [told_of(same[0]) for same in trainings]
+    differing = differing_keys(told)
+    found = {}
+    for facts, same in zip(told, trainings, strict=True):
+        said = ", ".join(f"{key}={facts[key]}" for key in differing if key in facts)
+        found[f"{method} ({said or 'defaults'})" if differing else method] = same
+    return found
+
+
 def table(rows: Sequence[results.Row]) -> str:
-    """Markdown: each method's mean over its seeds, sampled and argmax."""
+    """Markdown: the mean over its seeds of each training of each method, sampled and argmax."""
     lines = [
         "| environment | method | seeds | return, sampled | argmax | success, sampled | argmax | tasks, sampled | argmax |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    groups: dict[tuple[str, str], list[results.Row]] = defaultdict(list)
-    for row in rows:
-        method = row.experiment.split("/")[-1] if row.trained else row.method
-        groups[row.environment, method].append(row)
-    for (environment, method), group in groups.items():
+    methods = grouped(rows, lambda row: (row.environment, name_of(row) if row.trained else row.method))
+    groups = [
+        (environment, called, group)
+        for (environment, method), own in methods.items() for called, group in _called(method, own).items()
+    ]  # fmt: skip
+    for environment, method, group in groups:
         halves = [[row for row in group if row.deterministic is kind] for kind in (False, True)]
         cells = [
             _mean([getattr(row, column) for row in half])

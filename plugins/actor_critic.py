@@ -77,7 +77,8 @@ class ActorCritic(Learner):
     """Whose value the advantage is measured from: critic as eq. 16 has it, the default, or target as the released code."""
     gradient: Gradient = "reinforce"
     """reinforce is the paper's; dynamics (for a Box only) sends the gradient of the λ-return back through the world model
-    and through the reward where that is differentiable (CMIL §5, Dreamer)."""
+    and through the reward where that is differentiable, the whole of it (CMIL §5; Dreamer's code, and the learner cmil,
+    leave out what the actor makes of the states that its actions led to)."""
     max_gradient_norm: float = 0.0
     """Gradients of actor and of critic are cut to this norm, each by itself; 0 is no limit, as in the paper. The dynamics
     gradient can grow with the horizon: 100 (Dreamer's) is a guard."""
@@ -208,7 +209,4 @@ class ActorCritic(Learner):
     @classmethod
     def restore(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> ActorPolicy:
         """Rebuild the policy from its sizes and weights, where the weights are."""
-        policy = ActorPolicy.of(config)
-        policy.actor.load_state_dict(weights)
-        policy.actor.to(next(iter(weights.values())).device)
-        return policy
+        return ActorPolicy.restore(config, weights)

@@ -14,7 +14,7 @@ from .cloning_learners import cloning_loss
 from .imagination import ExpertReplay, Imagined, imagine, learning_afterwards
 from .lambda_return import StepStandardizer, critic_loss, lambda_returns, mean_over, normalized, reinforce_loss
 from .latent_actor import Actor, ActorPolicy, Critic
-from .training import descend, load_training, training_tensors
+from .training import Means, descend, load_training, numbers_of, training_tensors
 
 if TYPE_CHECKING:
     from .actor_critic import ActorCritic
@@ -58,8 +58,7 @@ class ActorCriticRun:
         self.expert_rows = dream.expert.step_rows()
         self.updates = 0
         self.steps = 0
-        self._sums: dict[str, float] = {}  # of the metrics since the last report
-        self._summed = 0
+        self.means = Means()
 
     # ------------------------------------------------------------------------------------------------------- one update
 
@@ -77,7 +76,7 @@ class ActorCriticRun:
         self.steps += int(imagined.valid.sum())
         if self.updates % self.options.target_period == 0:
             self.target.load_state_dict(self.critic.state_dict())
-        self._add(metrics, entropy_weight)
+        self.means.add(numbers_of(metrics) | {"entropy_weight": entropy_weight} | self.dream.reward_metrics)
 
     def _losses(self, imagined: Imagined, entropy_weight: float) -> dict[str, Tensor]:
         """``actor_loss`` (eq. 16), ``critic_loss`` (eq. 15), and what else is worth knowing; each one number."""
@@ -155,31 +154,20 @@ class ActorCriticRun:
 
     # ---------------------------------------------------------------------------------------- progress and checkpoints
 
-    def _add(self, metrics: dict[str, Tensor], entropy_weight: float) -> None:
-        numbers = torch.stack([metric.detach() for metric in metrics.values()]).tolist()  # one wait for the device
-        added = (
-            dict(zip(metrics, numbers, strict=True)) | {"entropy_weight": entropy_weight} | self.dream.reward_metrics
-        )
-        self._sums = {name: self._sums.get(name, 0.0) + number for name, number in added.items()}
-        self._summed += 1
-
     def report(self) -> dict[str, float]:
         """Metrics since the last report."""
-        means = {name: total / self._summed for name, total in self._sums.items()}
-        self._sums, self._summed = {}, 0
-        return {"steps": float(self.steps), **means}
+        return {"steps": float(self.steps), **self.means.take()}
 
     def take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that an exact resume needs, between two updates."""
         tensors = training_tensors(self._stateful(), self.optimizers, self.generator)
-        state = {"updates": self.updates, "steps": self.steps, "sums": self._sums, "summed": self._summed}
-        return tensors, state
+        return tensors, {"updates": self.updates, "steps": self.steps, **self.means.state()}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on where ``take`` was called."""
         load_training(tensors, self._stateful(), self.optimizers, self.generator)
         self.updates, self.steps = state["updates"], state["steps"]
-        self._sums, self._summed = state["sums"], state["summed"]
+        self.means.restore(state)
 
     def _stateful(self) -> dict[str, Any]:
         learned = {"actor": self.actor, "critic": self.critic, "target": self.target, "dream": self.dream,

@@ -72,8 +72,17 @@ def branch(
 ) -> Branches:
     """Let the actor act for ``horizon`` steps from each start, with gradients from rewards and states back to the actions.
 
-    The actor sees states without their graph, as in Dreamer: a gradient reaches an action through the model and the rewards
-    after it, not through what later actions make of it.
+    The actor sees states without their graph. So a gradient reaches an action from all rewards and values after it, through the
+    model and with the later actions held as they are, but not through what the actor would make of another state. Two ways are
+    in use:
+
+    1. with the graph, the whole derivative of a dream's return by the actor: how CMIL's text after eq. 12 can be read ("fully
+       differentiable function of the policy parameters").
+    2. without, as Dreamer's released code has it (``actor(stop_gradient(state))``); it leaves out the products of the actor's
+       own Jacobians, which over H steps can vanish or explode.
+
+    Here it is 2: CMIL builds on DreamerV2 "keeping all hyperparameters default", and names no change there. ``imagination.py``
+    has 1.
 
     Args:
         world_model: whose prior is dreamed.

@@ -34,14 +34,12 @@ from torch import Tensor
 from dream_env.checkpoint import Store
 from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import ConfigError
-from dream_env.latent import Latent
+from dream_env.errors import ConfigError, DatasetError
 from dream_env.learning.online import OnlineLearner, RealWorld
-from dream_env.model.encoded import EncodedDemos
 from dream_env.plugin import Policy, Progress, ignore
 
-from .branching import Sequences
-from .conservative_run import ConservativeRun, Pairs
+from .conservative_run import ConservativeRun
+from .expert_windows import ExpertWindows
 from .latent_actor import Activation, ActorPolicy, NetShape, SquashKind
 
 
@@ -78,7 +76,8 @@ class Conservative(OnlineLearner):
     squash: SquashKind = "tanh"
     """How a normal distribution gets into the bounds of a Box: tanh bends it, clip cuts it off."""
     rows: int = 16
-    """Rows of each sequence that dreams start on, in a row: the real-data loss needs each with the next."""
+    """Rows of each sequence that dreams start on, in a row: the real-data loss needs each with the next. Offline sequences get
+    shorter where most of the expert's episodes are too short for so many, with a horizon after each."""
     warm_start_updates: int = 2000
     """Cloning steps before anything else; 100 of larger batches in the released code (``pretrain_bc``)."""
     report_every: int = 20
@@ -113,11 +112,16 @@ class Conservative(OnlineLearner):
                 raise ConfigError(f"{option} must be at least 2, one step, not {getattr(self, option)}")
 
     def check(self, dream: DreamEnv) -> None:
-        """Refuse what cannot be learned.
+        """Refuse what cannot be learned in the dream.
 
         Raises:
-            ConfigError: for discrete actions.
+            ConfigError: for discrete actions, and if no episode has two starts.
+            DatasetError: if the expert slips too often.
         """
+        self._check_actions(dream)
+        ExpertWindows(dream, self.rows)
+
+    def _check_actions(self, dream: DreamEnv) -> None:
         if dream.world_model.action_spec.discrete:
             raise ConfigError(
                 f"this learner sends gradients through actions, which must be numbers, a Box; these are "
@@ -140,6 +144,7 @@ class Conservative(OnlineLearner):
         with own_random_numbers(dream.device):
             torch.manual_seed(seed)
             run, windows = ConservativeRun(self, dream, seed), ExpertWindows(dream, self.rows)
+            windows.tell()
             if store is not None and (saved := store.latest(dream.device)) is not None:
                 run.restore(saved[1], saved[2])
             else:
@@ -152,7 +157,8 @@ class Conservative(OnlineLearner):
                 run.update(expert, expert, pairs)
                 finished = run.steps >= steps
                 if finished or run.updates % self.report_every == 0:
-                    progress(run.policy, {"steps": float(run.steps), **run.report(), **run.bound(expert)})
+                    looked = {**run.means.take(), **run.bound(expert, run.looking())}
+                    progress(run.policy, {"steps": float(run.steps), **looked})
                 if store is not None and (finished or store.due()):
                     store.save(run.steps, *run.take())
             return run.policy
@@ -164,13 +170,22 @@ class Conservative(OnlineLearner):
 
         Raises:
             ConfigError: for discrete actions, and for a reward that needs an expert beside each dream.
+            DatasetError: if the expert never goes a whole sequence without a slip.
         """
-        self.check(dream)
+        self._check_actions(dream)
         if dream.reward.paired:
             raise ConfigError(
                 f"reward {dream.reward.name!r} compares each step with the expert's from the same start, but online most "
                 f"dreams start where no expert was; take one that judges a step by itself: cmil, gail"
             )
+        try:
+            dream.expert.windows(self.length - 1)
+        except DatasetError as error:
+            raise DatasetError(
+                f"with real steps a sequence is of {self.length} rows, {self.length - 1} steps of one episode without a slip; "
+                f"nowhere in {dream.expert.num_episodes} expert episodes are there so many (the longest has "
+                f"{int(dream.expert.lengths.max())} steps). Take a shorter --length"
+            ) from error
 
     def learn_online(
         self,
@@ -196,10 +211,7 @@ class Conservative(OnlineLearner):
     @classmethod
     def restore(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> ActorPolicy:
         """Rebuild the policy from its sizes and weights, where the weights are."""
-        policy = ActorPolicy.of(config)
-        policy.actor.load_state_dict(weights)
-        policy.actor.to(next(iter(weights.values())).device)
-        return policy
+        return ActorPolicy.restore(config, weights)
 
 
 @dataclass(frozen=True)
@@ -207,32 +219,3 @@ class Vmail(Conservative):
     """The learner ``vmail``: the same without conservatism (Rafailov et al. 2021)."""
 
     usual_reward: ClassVar[str] = "vmail"
-
-
-class ExpertWindows:
-    """Windows of the dream's expert as sequences, with the expert's steps beside each branch."""
-
-    def __init__(self, dream: DreamEnv, rows: int) -> None:
-        self.expert: EncodedDemos = dream.expert
-        self.horizon = dream.horizon
-        lengths = dream.expert.lengths
-        fits = lengths[lengths > dream.horizon]  # the others have no two starts whatever is asked for
-        self.rows = min(rows, int(fits.min()) + 1 - dream.horizon) if len(fits) else 0
-        if self.rows < 2:
-            raise ConfigError(
-                f"the longest expert episode has {int(lengths.max())} steps, too few for two starts with a "
-                f"horizon of {dream.horizon} after each; take a shorter horizon"
-            )
-        self.starts = dream.expert.windows(self.rows - 1 + dream.horizon)
-        self.count = max(1, dream.num_envs // self.rows)
-
-    def draw(self, generator: torch.Generator) -> tuple[Sequences, Pairs]:
-        """Sequences of ``rows`` rows, and the expert's next H steps from each of those rows."""
-        device = self.starts.device
-        chosen = torch.randint(len(self.starts), (self.count,), generator=generator, device=device)
-        row = self.starts[chosen] + torch.arange(self.rows, device=device).unsqueeze(1)  # (T, B)
-        ends = torch.zeros(row.shape, dtype=torch.bool, device=device)  # no window reaches past its episode's last row
-        sequences = Sequences(self.expert.latents(row), self.expert.actions(row[:-1]), ends)
-        beside = row.flatten() + torch.arange(self.horizon + 1, device=device).unsqueeze(1)  # (H + 1, T · B)
-        pairs: tuple[Latent, Tensor] = (self.expert.latents(beside), self.expert.actions(beside[:-1]))
-        return sequences, pairs

@@ -16,7 +16,7 @@ from dream_env.plugin import Rollout, Transition
 from .branching import Branches, Sequences, branch, flat
 from .cloning_learners import cloning_loss
 from .latent_actor import ActorPolicy
-from .training import descend, load_training, training_tensors
+from .training import Means, descend, load_training, numbers_of, training_tensors
 from .twin_critic import TwinCritic, branch_values, critic_loss, data_target, mixed
 
 if TYPE_CHECKING:
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 Pairs = tuple[Latent, Tensor]
 """States (H + 1, N, ·) and actions (H, N, ...) of the expert beside N branches."""
 
+LOOKS_APART = 1_000_003
+"""Between the seeds of two looks, a prime: no small number of updates leads from one run's seeds to those of the next."""
+
 
 class ConservativeRun:
     """Networks, optimisers, random numbers and counters of one run; it does not care where sequences come from."""
 
     def __init__(self, options: "Conservative", dream: DreamEnv, seed: int) -> None:
         self.options = options
+        self.seed = seed
         self.dream = dream
         self.world_model = dream.world_model
         self.reward = dream.reward
@@ -48,8 +52,7 @@ class ConservativeRun:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.updates = 0
         self.steps = 0
-        self._sums: dict[str, float] = {}
-        self._summed = 0
+        self.means = Means()
 
     # ------------------------------------------------------------------------------------------------------- one update
 
@@ -79,7 +82,7 @@ class ConservativeRun:
                 valid=torch.ones_like(branches.reward, dtype=torch.bool),
             )
         )  # fmt: skip
-        self._add({name: float(value) for name, value in metrics.items()} | learned)
+        self.means.add(numbers_of(metrics) | learned)
 
     def _actor_step(self, branches: Branches, expert: Sequences) -> dict[str, Tensor]:
         """Eq. 12 with entropy and the cloning term."""
@@ -88,7 +91,6 @@ class ConservativeRun:
         discount = options.gamma * branches.goes_on
         estimate = branch_values(branches.reward, value, discount, options.td_lambda)
         raised = mixed(value[:-1], estimate[:-1], options.td_lambda).mean()
-        # Of steps after a probable end; 1 everywhere without one.
         entropy = branches.entropy[:-1].mean()
         clone_loss = self._clone_loss(expert)
         loss = -raised - options.entropy * entropy + options.anchor * clone_loss
@@ -152,17 +154,29 @@ class ConservativeRun:
 
     # ------------------------------------------------------------------------------------------------ what to look at
 
+    def looking(self) -> torch.Generator:
+        """Random numbers for what is only looked at: others than those that learning goes on with.
+
+        So how often somebody looks changes nothing that is learned. They depend on the seed and on how many updates there
+        were, and on nothing else: a resumed run sees what an unbroken one does.
+        """
+        seed = (self.seed + LOOKS_APART * (self.updates + 1)) % 2**63
+        return torch.Generator(self.dream.device).manual_seed(seed)
+
     @torch.no_grad()
-    def bound(self, expert: Sequences) -> dict[str, float]:
+    def bound(self, expert: Sequences, generator: torch.Generator) -> dict[str, float]:
         """The two measurable parts of CMIL's bound (eq. 5, Fig. 3), from the expert's states: they should fall together.
 
         ``discriminator_gap`` is the mean adversary's reward of the expert's steps minus that of the learner's dreams from the
         same states, without penalty; ``disagreement`` the ensemble's, in those dreams (eq. 9). Neither is there where it would
         mean nothing: the gap of a paired reward, which would compare each step with itself; the disagreement of one head.
+
+        Args:
+            expert: where dreams start, and what they are compared with.
+            generator: of those dreams; that of ``looking``.
         """
-        branches = branch(
-            self.world_model, self.actor, self.reward, flat(expert.latent[:-1]), self.dream.horizon, self.generator
-        )
+        start = flat(expert.latent[:-1])
+        branches = branch(self.world_model, self.actor, self.reward, start, self.dream.horizon, generator)
         dreamed = Sequences(
             branches.latent, branches.action[:-1], torch.zeros(branches.action.shape[:2], dtype=torch.bool)
         )
@@ -176,28 +190,18 @@ class ConservativeRun:
             metrics["disagreement"] = float(doubt.mean())
         return metrics
 
-    def _add(self, numbers: dict[str, float]) -> None:
-        self._sums = {name: self._sums.get(name, 0.0) + number for name, number in numbers.items()}
-        self._summed += 1
-
-    def report(self) -> dict[str, float]:
-        """Means since the last report; empty if there was no update."""
-        means = {name: total / self._summed for name, total in self._sums.items()}
-        self._sums, self._summed = {}, 0
-        return means
-
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
     def take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that an exact resume needs, between two updates."""
         tensors = training_tensors(self._stateful(), self.optimizers, self.generator)
-        return tensors, {"updates": self.updates, "steps": self.steps, "sums": self._sums, "summed": self._summed}
+        return tensors, {"updates": self.updates, "steps": self.steps, **self.means.state()}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on where ``take`` was called."""
         load_training(tensors, self._stateful(), self.optimizers, self.generator)
         self.updates, self.steps = state["updates"], state["steps"]
-        self._sums, self._summed = state["sums"], state["summed"]
+        self.means.restore(state)
 
     def _stateful(self) -> dict[str, Any]:
         return {"actor": self.actor, "critics": self.critics, "targets": self.targets, "reward": self.reward}

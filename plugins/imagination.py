@@ -76,6 +76,12 @@ def imagine(
 ) -> Imagined:
     """Let the actor act for a whole horizon, from where dreams have just been restarted.
 
+    With ``gradients`` the actor sees states with their graph: the derivative of the return is the whole one, as finite
+    differences find it, and an action counts also for what the actor makes of the states it led to. (``branching.py``, for CMIL's
+    learner, leaves that part out as Dreamer's code does, and says why.) DITTO does not decide it: it has REINFORCE alone, where
+    states have no graph and the two are one. The gradient "dynamics" is an addition, and is what its help says, the gradient of
+    the λ-return.
+
     Args:
         dreams: all at their first step.
         actor: whose actions are drawn.

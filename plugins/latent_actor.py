@@ -215,6 +215,14 @@ class ActorPolicy(Policy):
         shape = NetShape(**{**config["shape"], "hidden": tuple(config["shape"]["hidden"])})
         return cls(shape, ActionSpec.from_json(config["action"]), config["squash"])
 
+    @classmethod
+    def restore(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "ActorPolicy":
+        """The policy of ``config()`` and ``state_dict()``, where the weights are: what ``Learner.restore`` is to return."""
+        policy = cls.of(config)
+        policy.actor.load_state_dict(weights)
+        policy.actor.to(next(iter(weights.values())).device)
+        return policy
+
     @torch.no_grad()
     def predict(
         self,

@@ -88,10 +88,7 @@ class OnlineLoop:
     def _clone(self) -> None:
         """Clone the expert in the model states that the world model gives its recordings now."""
         for _ in range(self.options.warm_start_updates):
-            batch = self._expert_batch()
-            with torch.no_grad():
-                latent = self.world_model.observe(batch.obs, batch.action_tm1, batch.is_first, self._noise(batch))
-            self.run_.clone(_sequences(latent, batch))
+            self.run_.clone(self._filtered(self._expert_batch(), self.run_.generator))
 
     def update(self) -> None:
         """One gradient step of the world model, then one update of everything that learns in it."""
@@ -111,7 +108,7 @@ class OnlineLoop:
         """One gradient step on the ELBO; returns the posterior states before it."""
         with torch.enable_grad():
             self.world_model.train()
-            losses = self.world_model.loss(batch, self._noise(batch))
+            losses = self.world_model.loss(batch, self._noise(batch, self.run_.generator))
             self.model_optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.world_model.parameters(), MODEL_CLIP)
@@ -125,12 +122,18 @@ class OnlineLoop:
         self._model_losses.append(float(losses.total.detach()))
         return losses.observed.latent.detach()
 
-    def _expert_batch(self) -> Batch:
-        return self.clean.sample(self.options.expert_batch, self.rng).to(self.world_model.device)
+    def _expert_batch(self, rng: np.random.Generator | None = None) -> Batch:
+        return self.clean.sample(self.options.expert_batch, rng or self.rng).to(self.world_model.device)
 
-    def _noise(self, batch: Batch) -> Tensor:
+    @torch.no_grad()
+    def _filtered(self, batch: Batch, generator: torch.Generator) -> Sequences:
+        """A batch in the model states that the world model gives it now."""
+        noise = self._noise(batch, generator)
+        return _sequences(self.world_model.observe(batch.obs, batch.action_tm1, batch.is_first, noise), batch)
+
+    def _noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
         time, count = batch.is_first.shape
-        return self.world_model.draw_noise(time, count, self.run_.generator)
+        return self.world_model.draw_noise(time, count, generator)
 
     # --------------------------------------------------------------------------------------------- progress and checkpoints
 
@@ -139,10 +142,10 @@ class OnlineLoop:
         if self._model_losses:
             metrics["model_loss"] = float(np.mean(self._model_losses))
             self._model_losses = []
-            batch = self._expert_batch()
-            with torch.no_grad():
-                latent = self.world_model.observe(batch.obs, batch.action_tm1, batch.is_first, self._noise(batch))
-            metrics |= {**self.run_.report(), **self.run_.bound(_sequences(latent, batch))}
+            generator = self.run_.looking()
+            rng = np.random.default_rng(generator.initial_seed())
+            expert = self._filtered(self._expert_batch(rng), generator)
+            metrics |= {**self.run_.means.take(), **self.run_.bound(expert, generator)}
         return metrics
 
     def _take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

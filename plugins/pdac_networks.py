@@ -10,7 +10,6 @@ Vectors have no encoder: the networks take them as they are, in standard units, 
 """
 
 import inspect
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from dream_env.checkpoint import config_from_json
 from dream_env.errors import ConfigError, PluginError
+from dream_env.json_options import json_options
 from dream_env.model.world_model import WorldModelConfig, make_encoder
 from dream_env.plugin import find
 from dream_env.spaces import ActionSpec, ObservationSpec
@@ -165,7 +165,7 @@ def make_algorithm(
                 "net_arch": list(config["net_arch"]), "features_extractor_class": Encoder,
                 "features_extractor_kwargs": _encoder_arguments(config),
             },
-            **{**arguments, **_json_options(options)},
+            **{**arguments, **_more_options(options)},
         )  # fmt: skip
     except TypeError as error:
         raise PluginError(f"{name} does not take these options: {error}") from error
@@ -194,13 +194,8 @@ def _unit_box(config: dict[str, Any]) -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (ActionSpec.from_json(config["action"]).size,), np.float32)
 
 
-def _json_options(options: str) -> dict[str, Any]:
-    try:
-        given = json.loads(options)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"options are a JSON object, not {options!r} ({error})") from error
-    if not isinstance(given, dict):
-        raise ConfigError(f"options are a JSON object, not {options!r}")
+def _more_options(options: str) -> dict[str, Any]:
+    given = json_options(options, "options are")
     for name in ("use_sde", "seed"):
         if name in given:
             raise ConfigError(

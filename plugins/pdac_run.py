@@ -32,6 +32,7 @@ from dream_env.plugin import Progress
 from .pdac_discriminator import Discriminator
 from .pdac_networks import ActingNet, PdacPolicy, make_algorithm
 from .pdac_steps import StackedView, Steps, Window
+from .training import Means
 
 if TYPE_CHECKING:
     from .pdac import Pdac
@@ -76,7 +77,7 @@ class PdacRun:
         self.played: Steps | None = None
         self.rng = np.random.default_rng(seed)
         self.updates = 0
-        self._sums: dict[str, float] = {}
+        self.means = Means()
 
     def run(self, progress: Progress, store: Store | None) -> PdacPolicy:
         """Play and learn until all real steps are made."""
@@ -89,11 +90,10 @@ class PdacRun:
                 progress(self.policy, {"steps": 0.0, "clone_loss": self.clone()})
         while self.rounds.made < self.real.steps:
             played = self._play()
-            first = self.updates
             learned_from = max(0, self.rounds.made - self.options.seed_steps)
             while self.updates < math.floor(learned_from * self.options.updates_per_step) and self.played is not None:
                 self.update()
-            progress(self.policy, {"steps": float(self.rounds.made), **self._report(played, self.updates - first)})
+            progress(self.policy, {"steps": float(self.rounds.made), **self._report(played)})
             if store is not None and (store.due() or self.rounds.made >= self.real.steps):
                 store.save(self.rounds.made, *self._take())
         return self.policy
@@ -140,7 +140,7 @@ class PdacRun:
         self.updates += 1
         logged = self.model.logger.name_to_value
         own = {name: logged[f"train/{name}"] for name in LOGGED if f"train/{name}" in logged}
-        self._add({name: float(x) for name, x in {**metrics, "reward": reward.mean(), **own}.items()})
+        self.means.add({name: float(x) for name, x in {**metrics, "reward": reward.mean(), **own}.items()})
 
     def _encoded(self, steps: Window) -> Tensor:
         """Actions between −1 and 1, (N, size), as SB3 has them; the absorbing state's are zeros."""
@@ -175,13 +175,9 @@ class PdacRun:
 
     # --------------------------------------------------------------------------------------------- progress and checkpoints
 
-    def _add(self, numbers: dict[str, float]) -> None:
-        self._sums = {name: self._sums.get(name, 0.0) + number for name, number in numbers.items()}
-
-    def _report(self, played: Sequence[PlayedEpisode], updates: int) -> dict[str, float]:
+    def _report(self, played: Sequence[PlayedEpisode]) -> dict[str, float]:
         metrics = {**self.rounds.metrics(played), "updates": float(self.updates)}
-        means = {name: total / updates for name, total in self._sums.items()} if updates else {}
-        self._sums = {}
+        means = self.means.take()
         if not all(map(math.isfinite, means.values())):
             raise TrainingError(
                 f"pdac stopped being finite after {self.rounds.made:,} real steps ({means}); lower --learning-rate and "

@@ -9,16 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-def max_cosine(a: Float[Tensor, "*shape size"], b: Float[Tensor, "*shape size"]) -> Float[Tensor, "*shape"]:
-    """``(a · b) / max(‖a‖, ‖b‖)²`` (DITTO eq. 8), in [−1, 1]; 0 where both are zero.
-
-    The squared norms are compared instead of the norms: the same maximum, without two roots.
-    """
-    dot = (a * b).sum(dim=-1)
-    longest = torch.maximum(a.square().sum(dim=-1), b.square().sum(dim=-1))
-    # |a · b| ≤ max(‖a‖, ‖b‖)² holds for real numbers; the clamp takes off what rounding adds.
-    return (dot / longest.clamp_min(torch.finfo(dot.dtype).tiny)).clamp(-1.0, 1.0)
+from dream_env.functional import max_cosine as max_cosine
 
 
 def cosine(a: Float[Tensor, "*shape size"], b: Float[Tensor, "*shape size"]) -> Float[Tensor, "*shape"]:

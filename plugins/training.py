@@ -1,4 +1,4 @@
-"""What the actor-critics share: one step of an optimiser that is guarded, and the state of a training as named tensors."""
+"""What the actor-critics share: a guarded step of an optimiser, means of metrics, the state of a training as named tensors."""
 
 import math
 from collections.abc import Mapping
@@ -34,6 +34,38 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float, *, 
         raise TrainingError(f"a loss is {loss.item():.3g} with a gradient of norm {norm.item():.3g} {advice}")
     optimizer.step()
     return norm
+
+
+def numbers_of(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Metrics of one number each, with one wait for the device."""
+    return dict(zip(metrics, torch.stack([metric.detach() for metric in metrics.values()]).tolist(), strict=True))
+
+
+class Means:
+    """Means of metrics over the updates since they were last taken."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, numbers: Mapping[str, float]) -> None:
+        """Note the metrics of one update."""
+        self._sums = {name: self._sums.get(name, 0.0) + number for name, number in numbers.items()}
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means, empty if there was no update; and begin anew."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """For a training state that is saved between two reports; JSON-able."""
+        return {"sums": self._sums, "summed": self._count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was called."""
+        self._sums, self._count = state["sums"], state["summed"]
 
 
 def training_tensors(

@@ -8,16 +8,16 @@ multiply the rewards as they are, in units that differ (DITTO's is within 0.2 of
 discriminator may be ±10), so look at each alone before weighing them. A negative weight makes a penalty.
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dream_env.errors import ConfigError, PluginError
+from dream_env.json_options import json_options
 from dream_env.model.encoded import EncodedDemos
 from dream_env.model.world_model import WorldModel
 from dream_env.plugin import Reward, Rollout, Transition, load_reward
@@ -42,7 +42,7 @@ class Weighted(Reward):
                 f"weighted needs one or more rewards, as many weights and no more options: {len(self.rewards)} rewards, "
                 f"{len(self.weights)} weights and {len(self.options)} options came"
             )
-        options = [_options(text) for text in self.options]
+        options = [json_options(text, "each of weighted's options is") for text in self.options]
         options += [{} for _ in range(len(self.rewards) - len(options))]
         self.parts = [load_reward(name, **chosen) for name, chosen in zip(self.rewards, options, strict=True)]
 
@@ -108,14 +108,3 @@ class Weighted(Reward):
         """The parts' names; with their positions where two have one name."""
         count = Counter(part.name for part in self.parts)
         return [part.name if count[part.name] == 1 else f"{part.name}.{i}" for i, part in enumerate(self.parts)]
-
-
-def _options(text: str) -> dict[str, Any]:
-    try:
-        options = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"each of weighted's options is a JSON object, not {text!r} ({error})") from error
-    if not isinstance(options, dict):
-        raise ConfigError(f"each of weighted's options is a JSON object, not {text!r}")
-    # JSON has lists where options have tuples.
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

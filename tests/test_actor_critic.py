@@ -19,6 +19,7 @@ from dream_env.plugins.lambda_return import (
     reinforce_loss,
 )
 from dream_env.plugins.latent_actor import MIN_STD, ActorPolicy, Choice, NetShape, Squash, SquashedNormal
+from dream_env.plugins.training import Means
 from gymnasium import spaces
 
 from dream_env.checkpoint import Store
@@ -528,6 +529,18 @@ def test_metrics_are_finite_and_the_entropy_s_weight_falls_in_a_straight_line():
     assert all(named <= row.keys() and all(map(math.isfinite, row.values())) for row in seen)
     assert all(-1 <= row["dream_reward"] <= 1 and 0 < row["entropy"] < math.log(3) + 1e-6 for row in seen)
     assert ActorCritic().entropy_weight(0.9) == ActorCritic().entropy == 0.05
+
+
+def test_means_go_on_from_a_saved_state_and_begin_anew_when_they_are_taken():
+    means = Means()
+    assert means.take() == {}
+    means.add({"loss": 1.0})
+    again = Means()
+    again.restore({"sums": {"loss": 1.0}, "summed": 1})  # as training states have it
+    assert again.state() == means.state()
+    again.add({"loss": 2.0})
+    assert again.take() == {"loss": 1.5}
+    assert again.take() == {}
 
 
 def test_reports_are_means_and_the_last_update_is_always_reported():

@@ -142,7 +142,83 @@ def test_cells_are_done_once_and_their_curves_kept(paper):
     paper.main(grid)
     assert {words[0] for words in paper.commands} == {"fit"}  # which itself finds its work done
     assert len((grid.results.parent / "cmil_online.csv").read_text().splitlines()) == 9
-    assert (grid.results.parent / "cmil" / "fig2_adroit-door-expert-v0.png").is_file()
+    assert (grid.results.parent / "cmil" / "fig2_dream-adroit-door-expert-v0.png").is_file()
+
+
+def test_the_defaults_are_the_readmes_and_add_to_no_committed_file(paper):
+    grid = paper.Grid()
+    assert grid.dataset == "dream/adroit-door/expert-v0"
+    assert grid.methods == ("bc", "dbc", "cmil-offline", "vmail-offline", "cmil", "vmail", "pdac")
+    assert grid.results == Path("runs/cmil-paper.csv")
+
+
+def test_a_curve_is_replaced_by_one_of_the_same_training_alone(paper):
+    grids = [paper.grid(methods=("cmil",), out=paper.grid().out / str(i), **options) for i, options in enumerate((
+        {}, {"demos": 9}, {"online_steps": 77}, {"dataset": "d/other-v0"}, {"preset": "paper-gaussian"}, {},
+    ))]  # fmt: skip
+    for grid in grids:
+        paper.main(grid)
+    curves = paper._read(paper._curves(grids[0].results))
+    told = [tuple(row[name] for name in ("dataset", "demos", "asked", "preset")) for row in curves]
+    usual = ("dream/adroit-door/expert-v0", "20", "20000", "small-gaussian")
+    assert len(told) == 5 * 2
+    assert told.count(usual) == 2
+    assert {row[1:3] for row in told} == {("20", "20000"), ("9", "20000"), ("20", "77")}
+
+
+def test_a_curve_that_does_not_say_of_how_many_demonstrations_stays(paper, tmp_path):
+    before = {"environment": "door", "dataset": "d", "method": "cmil", "seed": "0", "commit": ""}
+    path = tmp_path / "cmil_online.csv"
+    paper._append_curve(path, before, [{"steps": 100.0, "real_return": 1.0}])
+    now = {**before, "demos": "20", "asked": "8000", "preset": "small-gaussian"}
+    paper._append_curve(path, now, [{"steps": 100.0, "real_return": 2.0}])
+    assert [(row["demos"], row["real_return"]) for row in paper._read(path)] == [("", "1"), ("20", "2")]
+
+
+def test_what_was_trained_differently_has_figures_of_its_own(paper, monkeypatch, tmp_path):
+    drawn = {}
+    monkeypatch.setattr(paper, "save", lambda figure, path: drawn.update({path.name: figure}))
+    trainings = (("d/a", "20", 10.0), ("d/a", "9", 30.0), ("d/b", "20", 50.0))
+    for dataset, demos, back in trainings:
+        facts = {
+            "environment": "door",
+            "dataset": dataset,
+            "method": "cmil",
+            "seed": "0",
+            "demos": demos,
+            "asked": "8000",
+        }
+        steps = ({"steps": 1000.0, "real_return": back},)
+        paper._append_curve(tmp_path / "cmil_online.csv", facts, steps)
+    results.write(tmp_path / "cmil.csv", [
+        trained("bc", back + 1, dataset=dataset, n_expert=int(demos)) for dataset, demos, back in trainings
+    ])  # fmt: skip
+    paper.draw(tmp_path / "cmil.csv")
+    names = ["dataset-d-a_demos-20", "dataset-d-a_demos-9", "dataset-d-b_demos-20"]
+    for name, (_, _, back) in zip(names, trainings, strict=True):
+        (returns,) = drawn[f"fig2_door_{name}.png"].axes
+        assert [line.get_label() for line in returns.lines] == ["cmil (1 seed)", "bc (1 seed)"]
+        assert [float(line.get_ydata()[0]) for line in returns.lines] == [back, back + 1]
+
+
+def trained(method, back, **columns):
+    return Row(**{
+        "experiment": f"cmil-paper/{method}", "environment": "Door", "dataset": "d", "method": method, "episodes": 1,
+        "return_mean": back, "return_iqm": 0.0, "return_low": 0.0, "return_high": 0.0, "normalized": 0.0, **columns,
+    })  # fmt: skip
+
+
+def test_the_table_has_a_line_for_each_training(paper):
+    rows = [
+        trained("cmil", 1.0, n_expert=20, options='{"online_steps": 250000}'),
+        trained("cmil", 3.0, n_expert=20, options='{"online_steps": 250000}', seed=1),
+        trained("cmil", 5.0, n_expert=9, options='{"online_steps": 250000}'),
+        trained("bc", 7.0, n_expert=20),
+    ]
+    lines = [line.split("|")[2:5] for line in paper.table(rows).splitlines()[2:]]
+    assert [tuple(cell.strip() for cell in line) for line in lines] == [
+        ("cmil (n_expert=20)", "2", "2"), ("cmil (n_expert=9)", "1", "5"), ("bc", "1", "7"),
+    ]  # fmt: skip
 
 
 def test_a_curve_is_binned_by_real_steps_for_each_seed(paper):

@@ -7,14 +7,17 @@ import pytest
 import torch
 from dream_env.plugins.branching import Branches, Sequences, branch, flat
 from dream_env.plugins.cmil import Cmil
-from dream_env.plugins.conservative import Conservative, ExpertWindows, Vmail
+from dream_env.plugins.conservative import Conservative, Vmail
 from dream_env.plugins.conservative_run import ConservativeRun
+from dream_env.plugins.expert_windows import ExpertWindows
 from dream_env.plugins.twin_critic import branch_values, critic_loss, data_target, mixed
 from gymnasium import spaces
 
+from dream_env.checkpoint import Store
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import ConfigError
+from dream_env.errors import ConfigError, DatasetError
 from dream_env.latent import Latent
+from dream_env.model.encoded import EncodedDemos
 from dream_env.plugin import Reward, load_learner
 from dream_env.testing import check_learner, tiny_expert, tiny_world_model
 
@@ -131,7 +134,7 @@ def test_the_leash_pulls_towards_the_expert():
         for _ in range(40):
             expert, pairs = windows.draw(run.generator)
             run.update(expert, expert, pairs)
-        loss[anchor] = run.report()["clone_loss"]
+        loss[anchor] = run.means.take()["clone_loss"]
     assert loss[10.0] < loss[0.0] - 0.05
 
 
@@ -197,8 +200,9 @@ def test_what_the_critics_learn_of_recorded_steps_by_hand():
 
 def test_a_reward_that_compares_has_no_gap_to_show():
     expert, _ = ExpertWindows(dream_of(), 4).draw(torch.Generator().manual_seed(0))
-    assert run_of(dream_of("ditto")).bound(expert).keys() == {"disagreement"}
-    assert run_of(dream_of("cmil")).bound(expert).keys() == {"discriminator_gap", "disagreement"}
+    for reward, parts in (("ditto", {"disagreement"}), ("cmil", {"discriminator_gap", "disagreement"})):
+        run = run_of(dream_of(reward))
+        assert run.bound(expert, run.looking()).keys() == parts
 
 
 def test_cmil_without_alpha_is_vmail():
@@ -239,6 +243,103 @@ def test_an_end_that_the_model_expects_discounts():
     start = flat(ExpertWindows(dream, 4).draw(run.generator)[0].latent)
     branches = branch(world_model, run.actor, run.reward, start, 3, run.generator, terminate=True)
     torch.testing.assert_close(branches.goes_on, world_model.continue_probability(branches.latent[1:]))
+
+
+def test_the_actor_sees_states_without_their_graph():
+    # The way of Dreamer's code, of the two that the docstring of ``branch`` tells apart.
+    dream, seen = dream_of("cmil"), []
+    run = run_of(dream)
+    forward = run.actor.forward
+    run.actor.forward = lambda feat: seen.append(feat.requires_grad) or forward(feat)
+    start = flat(ExpertWindows(dream, 4).draw(run.generator)[0].latent)
+    branches = branch(dream.world_model, run.actor, run.reward, start, 2, run.generator)
+    assert seen == [False] * 3
+    assert branches.latent.feat.requires_grad
+
+
+# ------------------------------------------------------------------------------------------ looking, and short episodes
+
+
+def learned(store=None, steps=12 * 3 * 6, **options):
+    seen = []
+    learner = Conservative(**SMALL | options)
+    policy = learner.learn(
+        dream_of(), steps, seed=5, store=store, progress=lambda _, row: seen.append(row)
+    )  # fmt: skip
+    return policy.state_dict(), seen[1:] if store is None else seen
+
+
+def test_how_often_somebody_looks_changes_nothing_that_is_learned():
+    (often, each), (seldom, some) = learned(report_every=1), learned(report_every=3)
+    assert all(torch.equal(often[name], tensor) for name, tensor in seldom.items())
+    assert (len(each), len(some)) == (6, 2)
+    for name in ("discriminator_gap", "disagreement"):  # and what is seen after an update is the same
+        assert [each[2][name], each[5][name]] == [row[name] for row in some]
+        assert each[4][name] != each[5][name]
+
+
+def test_a_resumed_run_sees_what_an_unbroken_one_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "due", lambda self: True)
+    learned(Store(tmp_path / "cut"), steps=12 * 3 * 4, report_every=1)
+    weights, seen = learned(Store(tmp_path / "cut"), report_every=1)
+    whole, all_seen = learned(report_every=1)
+    assert all(torch.equal(whole[name], tensor) for name, tensor in weights.items())
+    assert seen == all_seen[4:]
+
+
+def of_lengths(*lengths, slips=()):
+    """A dream of an expert with episodes of so many steps, and slips at some rows."""
+    world_model = tiny_world_model(action_space=BOX, ensemble=3, gaussian=True)
+    tensors = tiny_expert(world_model, episodes=1, steps=sum(lengths) + len(lengths)).tensors()
+    rows = sum(lengths) + len(lengths)
+    slip = torch.zeros(rows, dtype=torch.bool)
+    slip[list(slips)] = True
+    expert = EncodedDemos(
+        tensors["deter"][:rows], tensors["stoch"][:rows], tensors["action"][:rows], torch.tensor(lengths), 0,
+        torch.arange(len(lengths)), slip,
+    )  # fmt: skip
+    return DreamEnv(16, wm=world_model, expert=expert, reward="cmil", horizon=5)
+
+
+def test_episodes_that_are_too_short_are_skipped_and_told_of():
+    dream = of_lengths(20, 20, 6, 20)
+    windows = ExpertWindows(dream, 16)
+    assert (windows.rows, windows.count, windows.too_short) == (16, 1, 1)
+    assert windows.starts.tolist() == [0, 21, 49]
+    with pytest.warns(UserWarning, match=r"1 of 4 expert episodes have fewer than 20 steps.* are not learned from"):
+        Conservative(**SMALL | {"rows": 16}).learn(dream, 1)
+    assert ExpertWindows(dream, 2).too_short == 0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [((20, 20, 20), 16), ((9, 12, 14), 8), ((9, 12), 8), ((9, 30), 16), ((20, 6, 6, 6), 2), ((5, 5, 5, 9), 5)],
+)
+def test_sequences_get_shorter_where_most_episodes_are(lengths, rows):
+    windows = ExpertWindows(of_lengths(*lengths), 16)
+    assert windows.rows == rows
+    two_starts = [length for length in lengths if length >= 6]
+    assert 2 * sum(length >= windows.steps for length in two_starts) >= len(two_starts)
+
+
+def test_an_expert_with_too_few_clean_windows_is_refused_by_the_check():
+    # The check is asked before a run takes its folder.
+    slipping = of_lengths(20, 20, slips=(11, 32))
+    message = (
+        r"nowhere in 2 expert episodes are there 20 steps without a slip, as a sequence of 16 starts .* fewer --rows"
+    )
+    with pytest.raises(DatasetError, match=message):
+        Conservative().check(slipping)
+    Conservative(rows=4).check(slipping)
+    with pytest.raises(ConfigError, match="too few for two starts"):
+        Conservative().check(of_lengths(5, 5))
+    # Online no horizon follows a row, and a sequence is of ``length`` rows.
+    Conservative(length=12).check_online(slipping)
+    message = (
+        r"a sequence is of 13 rows, 12 steps of one episode without a slip; nowhere in 2 expert episodes.* --length"
+    )
+    with pytest.raises(DatasetError, match=message):
+        Conservative(length=13).check_online(slipping)
 
 
 def test_bad_options_and_numbered_actions_are_refused():

@@ -8,6 +8,7 @@ from dream_env.functional import (
     counter_uniform,
     kl_categorical,
     kl_gaussian,
+    max_cosine,
     sample_one_hot,
     sample_straight_through,
     standard_normal,
@@ -46,6 +47,17 @@ def test_straight_through_and_plain_samples_agree():
     logits = torch.randn(50, 4, 8)
     uniform = torch.rand(50, 4)
     torch.testing.assert_close(sample_straight_through(logits, uniform), sample_one_hot(logits, uniform))
+
+
+def test_max_cosine_drops_with_the_angle_and_with_the_length():
+    a, b = torch.tensor([2.0, 1.0]), torch.tensor([1.0, 2.0])
+    assert max_cosine(a, b).item() == pytest.approx(4 / 5)
+    assert max_cosine(a, 4 * a).item() == pytest.approx(1 / 4)
+    assert max_cosine(a, -a).item() == pytest.approx(-1.0)
+    assert max_cosine(0 * a, 0 * a).item() == 0.0
+    x, y = torch.randn(2, 50, 7, generator=torch.Generator().manual_seed(0))
+    literal = (x * y).sum(-1) / torch.maximum(x.norm(dim=-1), y.norm(dim=-1)).square()
+    torch.testing.assert_close(max_cosine(x, y), literal)
 
 
 def test_categorical_kl_equals_torchs_and_is_zero_between_equals():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from cut_off import CutOff
 from gymnasium.spaces import Box, Discrete
+from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 
 from dream_env.checkpoint import Store
@@ -109,6 +110,30 @@ def test_any_on_policy_class_runs_by_its_name():
     policy = learner.learn(dream(), 96)
     restored = OnPolicyLearner.restore(policy.config(), policy.state_dict())
     np.testing.assert_array_equal(actions(policy), actions(restored))
+
+
+class Region(TRPO):
+    """Hands on whatever it is given to an algorithm without an entropy term."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+
+
+class Narrow(PPO):
+    """And to one that has it."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+
+
+def test_an_entropy_weight_is_given_to_those_that_have_one():
+    for algorithm in ("sb3_contrib:TRPO", f"{__name__}:Region"):
+        OnPolicyLearner(algorithm=algorithm, n_steps=16, **SMALL).check(dream())
+    with pytest.raises(PluginError, match=r"does not take these options.*ent_coef"):
+        resolve_learner("trpo", **LEARNERS["trpo"], options='{"ent_coef": 0.1}').check(dream())
+    for algorithm in ("stable_baselines3:A2C", f"{__name__}:Narrow"):
+        model, _ = OnPolicyLearner(algorithm=algorithm, n_steps=16, ent_coef=0.25)._build(dream(), 0)
+        assert model.ent_coef == 0.25
 
 
 def test_options_reach_the_algorithm():

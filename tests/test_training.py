@@ -1,15 +1,17 @@
 """A row tells all it takes to train its policy again, and nothing that was left as it is."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from dream_env.measuring.training import preset_of, told
+from dream_env.measuring.families import reward_options
+from dream_env.measuring.results import Row
+from dream_env.measuring.training import changed_options, preset_of, told
 from dream_env.model.rssm import RSSMConfig
 from dream_env.model.world_model import WorldModelConfig
-from dream_env.plugin import load_learner, load_reward, plugin_identity
+from dream_env.plugin import Reward, available, find, load_learner, load_reward, plugin_identity
 from dream_env.run_folder import plain
 from dream_env.stages import FitStage, _fit_identity
 
@@ -30,6 +32,39 @@ def fit_of(preset="small", **changes):
 def test_options_of_reward_and_learner_that_have_one_name_are_told_apart():
     options = options_of(load_reward("gail", learning_rate=1e-4, hidden=(8,)), load_learner("ditto", hidden=(9,)))
     assert options == {**AMOUNTS, "gail.learning_rate": 1e-4, "gail.hidden": [8], "hidden": [9]}
+
+
+@dataclass
+class Needs(Reward):
+    """One option has no default, one is no JSON."""
+
+    target: int
+    scale: float = 1.0
+    where: Path = Path("here")
+
+    def __call__(self, transition):
+        raise NotImplementedError
+
+
+def test_of_a_reward_that_needs_an_option_the_others_are_still_told_only_if_they_were_changed():
+    assert changed_options(plugin_identity(Needs(3))) == {"target": 3}
+    assert changed_options(plugin_identity(Needs(3, where=Path("there")))) == {"target": 3, "where": "there"}
+
+
+@pytest.mark.parametrize("kind", ["rewards", "learners"])
+def test_what_ships_has_changed_nothing_where_nothing_was_said(kind):
+    for name in available(kind):
+        assert changed_options(plain(plugin_identity(find(kind, name)()))) == {}, name
+
+
+def test_all_options_of_a_reward_are_known_where_it_is_installed():
+    common = {"experiment": "e", "environment": "E", "dataset": "d", "learner": "ppo", "episodes": 1, "normalized": 0.0,
+              "return_mean": 0.0, "return_iqm": 0.0, "return_low": 0.0, "return_high": 0.0}  # fmt: skip
+    name = f"{__name__}:Needs"
+    told = json.dumps({f"{name}.target": 3, "steps": 8})
+    assert reward_options(Row(method=name, options=told, **common)) == {"target": 3, "scale": 1.0, "where": "here"}
+    assert reward_options(Row(method="gail", **common)).items() >= {"hidden": (256, 256), "form": "probability"}.items()
+    assert reward_options(Row(method="gone", options='{"gone.x": 1}', **common)) == {"x": 1}
 
 
 def test_an_online_run_counts_real_steps_and_a_clone_has_no_reward():

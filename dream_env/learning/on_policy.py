@@ -6,6 +6,7 @@ goes on exactly. What is kept of the result are weights and constructor argument
 """
 
 import contextlib
+import inspect
 import json
 import random
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
 from dream_env.device import own_random_numbers, random_states, restore_random_states
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, PluginError
+from dream_env.json_options import json_options
 from dream_env.learning.cloning import clone
 from dream_env.learning.sb3 import (
     SB3VecEnv,
@@ -63,7 +65,7 @@ class OnPolicyLearner(Learner):
     gae_lambda: float = 0.95
     """λ of the advantage estimate (DITTO table 1)."""
     ent_coef: float = 0.01
-    """Weight of the policy's entropy."""
+    """Weight of the policy's entropy, in algorithms that have such a term."""
     standardize_rewards: bool = True
     """Give the algorithm rewards standardised per step index; metrics and results always show the plain ones."""
     bootstrap: Literal["batched", "sb3"] = "batched"
@@ -148,11 +150,10 @@ class OnPolicyLearner(Learner):
         algorithm = _algorithm(self.algorithm)
         arguments = {
             "policy_kwargs": self._policy_kwargs(), "learning_rate": self.learning_rate, "n_steps": self.n_steps,
-            "gamma": self.gamma, "gae_lambda": self.gae_lambda, "ent_coef": self.ent_coef, **self.algorithm_options(dream),
-            **self._more_options(),
+            "gamma": self.gamma, "gae_lambda": self.gae_lambda,
+            **({"ent_coef": self.ent_coef} if _takes(algorithm, "ent_coef") else {}),  # not all have an entropy term
+            **self.algorithm_options(dream), **self._more_options(),
         }  # fmt: skip
-        if "TRPO" in algorithm.__name__:  # its trust region stands where others have an entropy term
-            arguments.pop("ent_coef")
         try:
             model: OnPolicyAlgorithm = algorithm(
                 self.policy, venv, seed=seed, device=dream.device, verbose=0, **arguments
@@ -165,12 +166,7 @@ class OnPolicyLearner(Learner):
         return model, venv
 
     def _more_options(self) -> dict[str, Any]:
-        try:
-            options = json.loads(self.options)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"options are a JSON object, not {self.options!r} ({error})") from error
-        if not isinstance(options, dict):
-            raise ConfigError(f"options are a JSON object, not {self.options!r}")
+        options = json_options(self.options, "options are")
         for name in ("policy_kwargs", "use_sde"):
             if options.get(name):
                 raise ConfigError(
@@ -268,6 +264,17 @@ def _algorithm(name: str) -> type[OnPolicyAlgorithm]:
             f"from a replay buffer, whose dreams a reward that learns would have outgrown"
         )
     return algorithm
+
+
+def _takes(algorithm: type[OnPolicyAlgorithm], option: str) -> bool:
+    """Whether an algorithm's constructor has an option; one that hands on all it is given has those of the class above."""
+    for cls in algorithm.__mro__:
+        parameters = inspect.signature(vars(cls)["__init__"]).parameters if "__init__" in vars(cls) else None
+        if parameters is not None and option in parameters:
+            return True
+        if parameters is not None and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return False
 
 
 class _RunState:

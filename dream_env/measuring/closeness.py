@@ -8,20 +8,24 @@ import copy
 import csv
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
+from jaxtyping import Float
+from torch import Tensor
 
 from dream_env.checkpoint import write_file
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
+from dream_env.functional import max_cosine
 from dream_env.model.encoded import EncodedDemos
 from dream_env.model.recorded import Recorded
 from dream_env.model.world_model import WorldModel
-from dream_env.plugin import Policy, Reward
+from dream_env.plugin import Policy, Reward, Transition
 
 Act = Callable[[Any, int], Any]
 """Observations of all dreams and the step's index to their actions."""
@@ -35,18 +39,31 @@ LEAD_IN = 8
 def latent_distance(
     policy: Policy, dream: DreamEnv, *, deterministic: bool = False, rows: np.ndarray | None = None, seed: int = 0
 ) -> float:
-    """``1 − r`` averaged over one horizon of every dream, with DITTO's r: 0 on the expert's path; r is in [−1, 1].
+    """``1 − (h · hᴱ) / max(‖h‖, ‖hᴱ‖)²`` averaged over one horizon of every dream: 0 on the expert's path, at most 2.
+
+    How alike states are is DITTO's eq. 8 on h, the deterministic half of the model state. It is this whatever reward the dream
+    has, so that policies which learned from different rewards can be compared; and the dream stays as it is.
 
     Args:
         policy: what acts.
-        dream: dreams of expert windows that were held out, with DITTO's reward.
+        dream: dreams of expert windows that were held out.
         deterministic: take the likeliest action instead of sampling one.
         rows: the expert row that each dream starts on; random ones, the same for the same seed, unless given.
         seed: of dream ``0``; dream ``i`` gets ``seed + i``.
     """
-    if dream.reward.name != "ditto":
-        raise ConfigError(f"the latent distance is 1 − DITTO's reward; this dream's reward is {dream.reward.name!r}")
-    return 1.0 - float(_rewards(dream, _acting(policy, deterministic), rows, seed).mean())
+    alike = DreamEnv(
+        dream.num_envs, wm=dream.world_model, expert=dream.expert, reward=_Likeness(), horizon=dream.horizon,
+        terminate=dream.dreams.terminate, precision=dream.dreams.precision,
+    )  # fmt: skip
+    return 1.0 - float(_rewards(alike, _acting(policy, deterministic), rows, seed).mean())
+
+
+@dataclass
+class _Likeness(Reward):
+    """Where a step led, beside where the expert's led; to measure with, not to learn from."""
+
+    def __call__(self, transition: Transition) -> Float[Tensor, " batch"]:
+        return max_cosine(transition.expert_latent_tp1.deter, transition.latent_tp1.deter)
 
 
 def action_agreement(

@@ -14,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dream_env.checkpoint import config_to_json, read_json
+from dream_env.checkpoint import read_json
 from dream_env.errors import PluginError
 from dream_env.fitting.fit import FitConfig
 from dream_env.model.world_model import PRESETS, WorldModelConfig
-from dream_env.plugin import available, find
+from dream_env.plugin import available, find, plugin_defaults
 from dream_env.run_folder import plain
 from dream_env.spaces import ObservationConfig
 
@@ -91,12 +91,12 @@ def learner_name(identity: dict[str, Any]) -> str:
 
 
 def changed_options(identity: dict[str, Any]) -> dict[str, Any]:
-    """The options of a plug-in that are not at their defaults; all of them if it is not installed here."""
+    """The options of a plug-in that are not at their defaults, or have none; all of them if it is not installed here."""
     if not identity:
         return {}
     try:
-        default = json.loads(json.dumps(config_to_json(find("rewards", identity["class"])()), default=str))
-    except (PluginError, TypeError):
+        default = plugin_defaults(find("rewards", identity["class"]))  # by module:Class, so of learners too
+    except PluginError:
         default = {}
     given = {name: value for name, value in identity.items() if name not in ("class", "warm_start")}
     return {name: value for name, value in given.items() if default.get(name) != value}
