@@ -13,6 +13,7 @@ from dream_env.measuring.statistics import bootstrap_interval
 from dream_env.measuring.video import agent_video, open_loop_video, write_video
 from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import EpisodeResult
+from dream_env.showing import report as showing
 from dream_env.showing.figures import fit_figure
 from dream_env.showing.report import report, results_table
 from dream_env.tiny import tiny_demos, tiny_world_model
@@ -61,6 +62,13 @@ def test_report_draws_every_curve_and_links_what_there_is(run):
     assert "open_loop.mp4" not in text  # it is not there
     assert "| ditto + ppo from bc | argmax | 3 | 19.0 | 19.5 | 18.0 … 21.0 | 1.05 |" in text
     assert "| random | sampled | 3 | −20.5 |" in text
+
+
+def test_levels_beside_the_curve_are_of_its_own_kind(run, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(showing, "imitate_figure", lambda rows, path, **options: asked.update(options) or path)
+    report(run, progress=False)
+    assert (asked["random"], asked["expert"]) == (19.5, 19.5)  # IQMs of the rows, whose means are -20.5 and 18
 
 
 def test_report_prints_the_table(run, capsys):

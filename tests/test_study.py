@@ -521,8 +521,49 @@ def test_a_training_evaluated_again_for_more_games_is_one_seed_by_its_last_evalu
 
 
 def test_games_that_were_served_are_not_mixed_with_those_that_were_not():
-    plain, served = trained("ditto", 1.0), replace(trained("ditto", 9.0, seed=1), protocol='{"fire": true}')
+    plain, served = trained("ditto", 1.0), trained("ditto", 9.0, seed=1)
+    served = replace(served, protocol='{"frame_skip": 4, "sticky": 0.0, "fire": true}')
     lines = [line for line in rows_table([plain, served]).splitlines() if "ditto" in line]
     assert len(lines) == 2
     assert "FIRE pressed for it" in lines[1]
     assert sorted(set(names([plain, served]).values())) == ["ditto (defaults)", "ditto (fire=True)"]
+
+
+WHOLE, CUT = '{"max_steps": null, "versions": {"ale-py": "1"}}', '{"max_steps": 200, "versions": {"ale-py": "2"}}'
+
+
+def test_games_of_two_protocols_are_lines_and_levels_of_their_own(tmp_path):
+    rows = [
+        replace(level("random", -20.0), protocol=WHOLE), replace(level("random", -3.0), protocol=CUT),
+        replace(trained("ditto", 18.0), protocol=WHOLE), replace(trained("ditto", -1.0), protocol=CUT),
+        replace(trained("ditto", 12.0, seed=1), protocol=WHOLE.replace('"1"', '"2"')),
+    ]  # fmt: skip
+    head, _, *lines = rows_table(rows).splitlines()
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (head, *lines)]
+    assert table[0][:3] == ["environment", "game", "policy"]
+    assert [(line[1], line[2], line[5]) for line in table[1:]] == [
+        ("max_steps=None", "random", ""), ("max_steps=200", "random", ""),
+        ("max_steps=None", "ditto + ditto", "2"), ("max_steps=200", "ditto + ditto", "1"),
+    ]  # fmt: skip
+    results.write(tmp_path / "mixed.csv", rows)
+    study = Study.read(tmp_path / "mixed.csv")
+    assert study.levels("ALE/Pong-v5") == {"random (max_steps=None)": -19.5, "random (max_steps=200)": -2.5}
+    lines = study.by_demos("ALE/Pong-v5")
+    assert {name: [row.seed for row in of[15.0]] for name, of in lines.items()} == {
+        "ditto (max_steps=None)": [0, 1], "ditto (max_steps=200)": [0]
+    }  # fmt: skip
+
+
+def test_one_protocol_needs_no_column_and_the_expert_no_protocol():
+    rows = [replace(level("expert", 18.0), protocol=WHOLE), replace(level("expert", 18.0), protocol=CUT)]
+    assert len(rows_table([*rows, trained("ditto", 1.0)]).splitlines()) == 4
+    assert "game" not in rows_table(rows)
+
+
+def test_a_training_under_two_experiments_is_one_seed():
+    one = trained("ditto", 1.0)
+    (line,) = rows_table([one, replace(one, experiment="another")]).splitlines()[2:]
+    assert [cell.strip() for cell in line.split("|")][5:7] == ["1", "20"]
+    other = trained("ditto", 1.0, seed=1)
+    (line,) = rows_table([one, replace(other, experiment="another")]).splitlines()[2:]
+    assert [cell.strip() for cell in line.split("|")][5:7] == ["2", "40"]

@@ -182,3 +182,25 @@ def test_sixteen_lines_and_more_have_different_colours(tmp_path, drawn):
     assert 0 <= box.y0 < box.y1 <= drawn["many"].bbox.height  # every name is to be read
     more = looks([*names, "one", "two"])
     assert more["one"]["linestyle"] != more[names[0]]["linestyle"]
+
+
+def test_bands_are_standard_errors_of_a_sample_and_one_seed_has_none(drawn, tmp_path):
+    results.write(tmp_path / "paper.csv", ROWS)
+    points = [replace(POINT, seed=seed, steps=100, return_mean=of) for seed, of in ((0, -20.0), (1, 20.0))]
+    points.append(replace(POINT, seed=0, steps=200, return_mean=5.0))
+    at, mean, error = study_figures._mean_curve(points, "return_mean")
+    assert (list(at), list(mean)) == ([100, 200], [0.0, 5.0])
+    assert list(error) == pytest.approx([20.0, 0.0])  # √(((−20)² + 20²) / (2 − 1)) / √2
+
+
+def test_policies_that_played_other_games_have_a_figure_of_their_own(drawn, tmp_path):
+    results.write(tmp_path / "paper.csv", ROWS)
+    points = [replace(POINT, steps=at, protocol=of) for at in (1, 2) for of in ("Pong whole", "Pong cut")]
+    curves.append(curves.beside(tmp_path / "paper.csv"), points)
+    study_report(tmp_path / "paper.csv")
+    titles = {
+        name: [panel.get_title(loc="left") for panel in of.axes] for name, of in drawn.items() if "through" in name
+    }
+    assert len(titles) == 2
+    for of, found in zip(("Pong whole", "Pong cut"), titles.values(), strict=True):
+        assert all(of in title for title in found)

@@ -6,13 +6,13 @@ What a training was is told by some columns and by ``options`` (``training``); k
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING
 from itertools import pairwise
 from typing import Any
 
 from dream_env.errors import PluginError
 from dream_env.measuring.results import Row
-from dream_env.plugin import find
+from dream_env.plugin import find, plugin_defaults
 
 Options = tuple[tuple[str, Any], ...]
 """Options of a reward: name and value."""
@@ -35,10 +35,10 @@ def changed_reward(row: Row) -> Options:
 
 
 def options_of(row: Row) -> dict[str, Any]:
-    """But for the model's seed, and for those that say which of a training's policies played; whether FIRE was pressed for it."""
+    """Of the training, but for the model's seed and those that say which of its policies played; and of the game it played."""
     told = dict(json.loads(row.options)) if row.options else {}
     told = {key: value for key, value in told.items() if key not in ("select", "tail", "fit.seed")}
-    return told | ({"fire": True} if row.fire else {})
+    return told | row.played
 
 
 def _of_reward(row: Row, key: str) -> bool:
@@ -49,15 +49,10 @@ def _of_reward(row: Row, key: str) -> bool:
 def reward_options(row: Row) -> dict[str, Any]:
     """All that are known: of a reward that is not installed here only the changed ones."""
     try:
-        reward = find("rewards", row.method) if row.learner else None
+        usual = plugin_defaults(find("rewards", row.method)) if row.learner else {}
     except PluginError:
-        reward = None
-    own: dict[str, Any] = {}
-    for field in fields(reward) if reward is not None and is_dataclass(reward) else ():
-        if field.default is not MISSING:
-            own[field.name] = field.default
-        elif field.default_factory is not MISSING:
-            own[field.name] = field.default_factory()
+        usual = {}
+    own = {name: frozen(value) for name, value in usual.items() if name != "class"}
     return own | dict(changed_reward(row))
 
 

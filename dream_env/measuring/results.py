@@ -6,15 +6,14 @@ The README's tables are made of these files, so a row carries its command, its c
 import csv
 import io
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from dream_env.checkpoint import write_file
 from dream_env.errors import ConfigError, nearest
+from dream_env.run_folder import alone as alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +89,18 @@ class Row:
         return int(json.loads(self.options).get("tail", 0)) if self.options else 0
 
     @property
+    def played(self) -> dict[str, Any]:
+        """What the protocol says of the game itself: returns of games that were cut off earlier, or served, are others.
+
+        What only the pictures or the installation have to do with is left out.
+        """
+        told = json.loads(self.protocol) if self.protocol else {}
+        return {name: value for name, value in told.items() if name not in _NOT_THE_GAME}
+
+    @property
     def fire(self) -> bool:
-        """Whether FIRE was pressed for the player: another game, in many, than the one without."""
-        return bool(json.loads(self.protocol).get("fire", False)) if self.protocol else False
+        """Whether FIRE was pressed for the player."""
+        return bool(self.played.get("fire", False))
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -105,6 +113,7 @@ class Row:
         return self.method not in ("random", "expert")
 
 
+_NOT_THE_GAME = ("environment", "versions", "size", "gray", "rendering", "camera")
 COLUMNS = tuple(field.name for field in fields(Row))
 _TYPES: dict[str, Any] = {field.name: field.type for field in fields(Row)}
 _MEASURED = ("steps", "latent_distance", "action_agreement")
@@ -192,20 +201,3 @@ def _write(path: Path, cells: Sequence[dict[str, str]]) -> None:
     writer.writeheader()
     writer.writerows(cells)
     write_file(path, text.getvalue())
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, where the system has such locks."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-    import os
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)  # which lets the lock go

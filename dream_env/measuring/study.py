@@ -184,6 +184,8 @@ class Study:
             environment: of the games.
             column: of the rows, as return_mean.
             dataset: that whose expert is meant; all of the file unless given, called ``expert (DATASET)`` if several.
+
+        Random games of several protocols are told apart in the same way: ``random (max_steps=200)``.
         """
         rows = [row for row in self.untrained if row.environment == environment]
         experts = {row.dataset: row for row in rows if row.method == "expert" and dataset in ("", row.dataset)}
@@ -192,8 +194,11 @@ class Study:
             for name, row in experts.items()
         }
         random = [row for row in rows if row.method == "random"]  # they play the same whatever was recorded
-        for row in ([row for row in random if row.dataset == dataset] or random)[-1:]:
-            found["random"] = float(getattr(row, column))
+        random = [row for row in random if row.dataset == dataset] or random
+        apart = differing_keys(row.played for row in random)
+        for row in random:
+            said = ", ".join(f"{key}={row.played.get(key)}" for key in apart)
+            found[f"random ({said})" if said else "random"] = float(getattr(row, column))
         return found
 
     def main(self) -> list[Row]:

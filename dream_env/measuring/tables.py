@@ -1,7 +1,7 @@
 """Result rows as tables: on the terminal after an evaluation, in a run's report, in the README."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from dream_env.measuring import results
+from dream_env.measuring.families import differing_keys, frozen
 from dream_env.measuring.results import Row
 from dream_env.measuring.statistics import interval_over_runs, iqm
 
@@ -86,7 +87,7 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], *, text_column
 
 
 def results_table(paths: Iterable[str | Path]) -> str:
-    """Result files as one Markdown table: a line for each way to act, over all training seeds.
+    """Result files as one Markdown table: a line for each way to act, and for each protocol, over all training seeds.
 
     *mean*: of the seeds' mean returns; *IQM*: over the episodes of all seeds together. The interval resamples training
     seeds and, in each, episodes (2000 times): with one seed it speaks of episodes only.
@@ -95,11 +96,19 @@ def results_table(paths: Iterable[str | Path]) -> str:
 
 
 def rows_table(rows: Iterable[Row]) -> str:
-    """The same of rows that are at hand; with a column for the data set where an environment has recordings of several."""
+    """The same of rows that are at hand.
+
+    Where an environment has recordings of several data sets a column says which; where games of it were played under several
+    protocols, what differs.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     datasets: dict[str, set[str]] = {}
+    protocols: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        key: tuple[Any, ...] = (row.environment, row.method, row.deterministic, row.fire)
+        key: tuple[Any, ...] = (row.environment, row.method, row.deterministic)
+        if row.method != "expert":  # who played before
+            key += (frozen(row.played),)
+            protocols.setdefault(row.environment, []).append(row.played)
         if row.method != "random":  # who plays the same whatever was recorded
             key += (row.dataset,)
             datasets.setdefault(row.environment, set()).add(row.dataset)
@@ -114,12 +123,19 @@ def rows_table(rows: Iterable[Row]) -> str:
             same.append(row)
     order = {"random": 0, "expert": 1}
     successes = success_columns(row for rows in groups.values() for row in rows)
-    several = ("dataset",) if any(len(of) > 1 for of in datasets.values()) else ()
-    lines = [_group_line(rows, several, successes) for rows in sorted(
-        groups.values(), key=lambda rows: (rows[0].environment, order.get(rows[0].method, 2))
-    )]  # fmt: skip
-    head = ("environment", *several, *HEAD[:2], "demos", "seeds", *HEAD[2:], *successes, "minutes")
-    return markdown(head, lines, text_columns=3 + len(several))
+    differing = {name: [key for key in differing_keys(of) if key != "fire"] for name, of in protocols.items()}
+    several = {"dataset": any(len(of) > 1 for of in datasets.values()), "game": any(differing.values())}
+    lines = []
+    for same in sorted(groups.values(), key=lambda rows: (rows[0].environment, order.get(rows[0].method, 2))):
+        first, apart = same[0], differing.get(same[0].environment, [])
+        facts = {
+            "dataset": first.dataset if first.method != "random" else "",
+            "game": ", ".join(f"{key}={first.played.get(key)}" for key in apart) if first.method != "expert" else "",
+        }
+        lines.append(_group_line(same, [fact for name, fact in facts.items() if several[name]], successes))
+    shown = [name for name in several if several[name]]
+    head = ("environment", *shown, *HEAD[:2], "demos", "seeds", *HEAD[2:], *successes, "minutes")
+    return markdown(head, lines, text_columns=3 + len(shown))
 
 
 def same_games(row: Row, other: Row) -> bool:
@@ -127,17 +143,18 @@ def same_games(row: Row, other: Row) -> bool:
     # Every run plays the same random games; an agent evaluated twice, perhaps for more episodes, is still one training seed.
     if not row.trained:
         return row.returns == other.returns
-    return (row.experiment, row.seeds) == (other.experiment, other.seeds)
+    named = row.experiment == other.experiment or (bool(row.returns) and row.returns == other.returns)
+    return named and row.seeds == other.seeds
 
 
-def _group_line(rows: Sequence[Row], datasets: tuple[str, ...], successes: tuple[str, ...]) -> tuple[str, ...]:
+def _group_line(rows: Sequence[Row], facts: Sequence[str], successes: tuple[str, ...]) -> tuple[str, ...]:
     first = rows[0]
     runs = [np.asarray(row.returns or (row.return_iqm,), dtype=np.float64) for row in rows]
     low, high = interval_over_runs(runs)
     minutes = np.mean([row.wall_minutes for row in rows])
     return (
-        first.environment, *(first.dataset if first.method != "random" else "" for _ in datasets), policy_name(first),
-        actions_name(first), str(first.n_expert or "") if first.trained else "", str(len(rows)) if first.trained else "",
+        first.environment, *facts, policy_name(first), actions_name(first),
+        str(first.n_expert or "") if first.trained else "", str(len(rows)) if first.trained else "",
         str(sum(row.episodes for row in rows)), number(float(np.mean([row.return_mean for row in rows]))),
         number(float(iqm(np.concatenate(runs)))), interval(low, high),
         number(float(np.mean([row.normalized for row in rows])), 2),

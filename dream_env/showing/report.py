@@ -75,10 +75,10 @@ def _imitate_report(folder: Path, stage: Path, *, seed: int, progress: bool) -> 
         )
         if progress:
             Console().print(rich_table(table, title=f"{table[0].environment}, {stage}"))
-    means = {row.method: row.return_mean for row in table}
+    levels = {row.method: row.return_iqm for row in table}  # as the points of the curve are
     returns = GameLog(stage / "episodes.csv").through_training()
     figure = imitate_figure(
-        rows, stage / "imitate.png", returns=returns, expert=means.get("expert"), random=means.get("random")
+        rows, stage / "imitate.png", returns=returns, expert=levels.get("expert"), random=levels.get("random")
     )
     parts.append(_image("curves of the learner", figure, folder))
     parts += _correlation_report(folder, stage, rows, returns)

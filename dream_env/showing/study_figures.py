@@ -75,7 +75,11 @@ def ablation_figure(groups: Mapping[str, Sequence[Row]], levels: Levels, title: 
         panel.errorbar(found.iqm, at, xerr=bar, fmt="o", color=COLOURS[0], markersize=4, capsize=2, elinewidth=0.8)
     for name, value in levels.items():
         panel.axvline(
-            value, color=GREY if name == "random" else GREEN, linewidth=1.0, linestyle="--", label=f"{name}, IQM"
+            value,
+            color=GREY if name.startswith("random") else GREEN,
+            linewidth=1.0,
+            linestyle="--",
+            label=f"{name}, IQM",
         )
     panel.set_yticks(range(len(groups)), list(groups))
     panel.invert_yaxis()
@@ -91,7 +95,8 @@ def training_figure(
 ) -> Path:
     """Latent distance, action agreement and real return through training; a line a method, its mean over training seeds.
 
-    Bands are ± one standard error. Above the metrics, their rank correlation with the real return within world models.
+    Bands are ± one standard error, where there are two seeds. Above the metrics, their rank correlation with the real return
+    within world models.
     """
     figure, axes = panels(len(METRICS), 1)
     for panel, (column, text) in zip(axes, METRICS.items(), strict=True):
@@ -118,7 +123,7 @@ def _mean_curve(points: Sequence[Point], column: str) -> tuple[Any, Any, Any]:
             values.setdefault(point.steps, []).append(value)
     at = sorted(values)
     mean = np.array([np.mean(values[step]) for step in at])
-    error = np.array([np.std(values[step]) / np.sqrt(len(values[step])) for step in at])
+    error = np.array([np.std(of, ddof=1) / np.sqrt(len(of)) if len(of := values[step]) > 1 else 0.0 for step in at])
     return at, mean, error
 
 
@@ -142,7 +147,7 @@ def _with_legend(figure: Figure, axes: Sequence[Axes], *, below: bool = False) -
 
 def _levels(panel: Axes, levels: Levels, statistic: str) -> None:
     """Level lines, by the statistic that the points beside them are; several experts have a dash each."""
-    dashes = iter(("--", "-.", ":") * len(levels))
+    dashes = {colour: iter(("--", "-.", ":") * len(levels)) for colour in (GREY, GREEN)}
     for name, value in levels.items():
-        colour, dash = (GREY, "--") if name == "random" else (GREEN, next(dashes))
-        panel.axhline(value, color=colour, linewidth=1.0, linestyle=dash, label=f"{name}, {statistic}")
+        colour = GREY if name.startswith("random") else GREEN
+        panel.axhline(value, color=colour, linewidth=1.0, linestyle=next(dashes[colour]), label=f"{name}, {statistic}")

@@ -198,12 +198,15 @@ def _through_training(
     parts: list[str] = []
     lines: list[tuple[str, ...]] = []
     by_model: list[tuple[str, ...]] = []
-    for game, dataset, demos in dict.fromkeys((point.game, point.dataset, point.n_expert) for point in points):
-        these = [p for p in points if (p.game, p.dataset, p.n_expert) == (game, dataset, demos)]
+    for game, dataset, demos, protocol in dict.fromkeys(map(_compared, points)):
+        these = [point for point in points if _compared(point) == (game, dataset, demos, protocol)]
         several = len({point.dataset for point in points if point.game == game}) > 1
+        protocols = list(dict.fromkeys(point.protocol for point in points if point.game == game))
         found = correlations(these, models)
         title = f"{game}, {demos} expert episodes" + (f" of {dataset}" if several else "")
-        path = out / f"through_training_{game}_{dataset.replace('/', '-') + '_' if several else ''}{demos}.png"
+        title += f"\n{protocol or 'protocol not told'}" if len(protocols) > 1 else ""
+        nth = f"_{protocols.index(protocol) + 1}" if len(protocols) > 1 else ""
+        path = out / f"through_training_{game}_{dataset.replace('/', '-') + '_' if several else ''}{demos}{nth}.png"
         levels = study.levels(_environment(game), "return_mean", dataset=dataset)
         training_figure(these, look, levels, found, title, path)
         parts.append(f"![{title}]({path.name})")
@@ -229,6 +232,11 @@ def _through_training(
         "## Through training", *parts, WHAT_THEY_MEASURE, WITHIN_MODELS, markdown(head, lines, text_columns=4),
         *([markdown(model_head, by_model, text_columns=5)] if by_model else []),
     ]  # fmt: skip
+
+
+def _compared(point: Point) -> tuple[str, str, int, str]:
+    """Equal for policies whose returns are of the same game."""
+    return point.game, point.dataset, point.n_expert, point.protocol
 
 
 def by_world_model(points: Sequence[Point], models: Mapping[Training, Hashable]) -> list[list[Point]]:
