@@ -36,6 +36,7 @@ FORMAT = 1
 SHIPPED = Path(__file__).parent / "shipped"
 """World models that come with the package, a folder each; opened as ``wm="shipped:NAME"``."""
 _SHIPPED_PREFIX = "shipped:"
+_SHIPPED_FILES = "[!.]*/config.json"  # of whole folders: one that is being written has a dot before its name
 
 _MODEL_FILES = ("config.json", "weights.safetensors", "meta.json")
 
@@ -77,12 +78,23 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def write_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill; it becomes ``path`` when the block ends, or vanishes if the block raises."""
+    """Give a temporary folder to fill; it becomes ``path`` when the block ends, or vanishes if the block raises.
+
+    What was there before is set aside first, which takes no time, and removed last, which may take some.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.old")
     with _temporary(path) as temporary:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
+        try:
+            if path.exists():
+                shutil.rmtree(aside, ignore_errors=True)  # of a kill before
+                path.replace(aside)
+            temporary.replace(path)
+        finally:
+            if not path.exists() and aside.exists():
+                aside.replace(path)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -244,14 +256,14 @@ def model_folder(path: str | Path) -> Path:
 
 def shipped_model(environment: str) -> str | None:
     """``shipped:NAME`` of the world model of an environment that comes with this package, if there is one."""
-    for folder in sorted(SHIPPED.glob("*/config.json")):
+    for folder in sorted(SHIPPED.glob(_SHIPPED_FILES)):
         if read_json(folder)["source"]["environment"] == environment:
             return _SHIPPED_PREFIX + folder.parent.name
     return None
 
 
 def _shipped(name: str) -> Path:
-    names = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+    names = sorted(path.parent.name for path in SHIPPED.glob(_SHIPPED_FILES))
     if name not in names:
         raise CheckpointError(
             f"no world model {name!r} comes with this package.{nearest(name, names)} These do: {', '.join(names) or 'none'}"
@@ -329,6 +341,8 @@ class Store:
     def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
         """Keep a training state: any tensors, any JSON-able object."""
         path = self.folder / f"{step:09d}"
+        if path.exists():  # the same step again, beside the state that is there, so that there is one at any moment
+            path = self.folder / f"0{step:09d}"
         with write_folder(path) as temporary:
             write_tensors(temporary / "training.safetensors", tensors)
             write_json(temporary / "state.json", state)
@@ -347,7 +361,7 @@ class Store:
 
     def latest_folder(self) -> Path | None:
         """Where the newest complete state lies."""
-        return max(self._complete(), default=None)
+        return max(self._complete(), key=lambda path: int(path.name), default=None)
 
     def clear(self) -> None:
         """Forget everything: the run is finished."""

@@ -175,13 +175,14 @@ def _parse(cls: Any, command: str, words: list[str], default: Any = None) -> Any
 
 
 def _peek(words: list[str], flag: str, default: str) -> str:
-    """The value of a flag that decides which other flags there are."""
+    """The value of a flag that decides which other flags there are: of one given twice the last, as for all flags."""
+    found = default
     for i, word in enumerate(words):
         if word == flag and i + 1 < len(words):
-            return words[i + 1]
-        if word.startswith(flag + "="):
-            return word.split("=", 1)[1]
-    return default
+            found = words[i + 1]
+        elif word.startswith(flag + "="):
+            found = word.split("=", 1)[1]
+    return found
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

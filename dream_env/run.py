@@ -52,8 +52,8 @@ class RunConfig:
     """Dream steps to learn from."""
     snapshots: int = 4
     """Policies kept on the way, each of which then plays a few real games."""
-    reward: str = "ditto"
-    """Reward plug-in."""
+    reward: str | None = None
+    """Reward plug-in; the learner's usual one unless given, which for most is DITTO's."""
     learner: str = "ppo"
     """Learner plug-in."""
     warm_start: Literal["none", "bc"] | None = None
@@ -109,12 +109,13 @@ def run(config: RunConfig, *, progress: bool = True) -> Path:
     given = {"warm_start": config.warm_start, "anchor": config.anchor}
     options = {name: value for name, value in given.items() if value is not None}
     learner = resolve_learner(config.learner, **(PPO_OPTIONS if config.learner == "ppo" else {}) | options)
-    name = config.reward if learner.follows_reward else config.learner
+    reward = config.reward or type(learner).usual_reward
+    name = reward if learner.follows_reward else config.learner
     stage = ImitateStage(
         wm, out / name, steps=config.steps, snapshots=config.snapshots, seed=config.seed, device=config.device
     )  # fmt: skip
     with minutes("imitating"):
-        agent = imitate_stage(stage, config.reward, learner, progress=progress)
+        agent = imitate_stage(stage, reward, learner, progress=progress)
     with minutes("evaluating"):
         evaluate_stage(EvaluateStage(agent, episodes=config.eval_episodes, seed=config.eval_seed), progress=progress)
         report(out)

@@ -10,6 +10,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,21 +39,45 @@ def claim(
         CheckpointError: as of ``check_claim``; if the run began with something else of the same name; if another process is at
             work there.
     """
-    check_claim(folder, stage, config, usual=usual)
-    path = folder / "run.json"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"stage": stage, **config, **({SEEN: seen} if seen else {})})
-    begun, finished = read_json(path), (folder / "meta.json").is_file()
-    if seen and begun.get(SEEN, seen) != seen:
-        raise CheckpointError(
-            f"what {folder} learned from has changed since it was begun, under the same name; what is there was made of the "
-            f"old one. Delete the folder, or choose another --out"
-        )
-    if seen and SEEN not in begun and not finished:  # by a version that did not note it
-        write_json(path, {**begun, SEEN: seen})
-    if not finished:
+    check_claim(folder, stage, config, usual=usual)  # before the folder is made: what is refused leaves none
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):  # or two that start together would both find it free
+        check_claim(folder, stage, config, usual=usual)
+        path = folder / "run.json"
+        if not path.is_file():
+            write_json(path, {"stage": stage, **config, **({SEEN: seen} if seen else {})})
+        begun, finished = read_json(path), (folder / "meta.json").is_file()
+        if seen and begun.get(SEEN, seen) != seen:
+            raise CheckpointError(
+                f"what {folder} learned from has changed since it was begun, under the same name; what is there was made of "
+                f"the old one. Delete the folder, or choose another --out"
+            )
+        if finished:
+            return
         _hold(path)
+        if seen and SEEN not in begun:  # by a version that did not note it
+            write_json(path, {**begun, SEEN: seen})
+            _hold(path)  # which is another file now
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, where the system has such locks: for moments, in which a file is read and written anew.
+
+    Whoever comes meanwhile waits, and in one process too: not to be asked for twice, one inside the other.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # which lets the lock go
 
 
 _held: dict[Path, int] = {}
@@ -137,14 +163,16 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class MetricsLog:
-    """``metrics.csv`` and TensorBoard of one stage. Rows beyond ``start`` are dropped, since a resumed run makes them again."""
+    """``metrics.csv`` and TensorBoard of one stage. Rows beyond ``start`` are dropped, since a resumed run makes them again;
+    all of them where it is 0, since a run from the beginning also repeats what it reported before its first step."""
 
     def __init__(self, folder: Path, index: str, start: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.csv"
         self.index = index
-        self.rows = [row for row in read_metrics(self.path) if row[index] <= start] if self.path.is_file() else []
+        before = read_metrics(self.path) if start and self.path.is_file() else []
+        self.rows = [row for row in before if row[index] <= start]
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def add(self, metrics: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ from dream_env.fitting.fit import FitConfig, fit
 from dream_env.fitting.graphed import Graph
 from dream_env.fitting.parallel import Processes, joined
 from dream_env.imitated import imitated
-from dream_env.learning.on_policy import resolve_learner
+from dream_env.learning.on_policy import OnPolicyLearner, resolve_learner
 from dream_env.learning.tail import Tail
 from dream_env.measuring.evaluation import action_agreement, latent_distance, reward_by_step
 from dream_env.measuring.video import open_loop_video
@@ -220,8 +220,8 @@ class ImitateStage:
     """Policies kept on the way, so that `evaluate` can show the real return through training; 0 keeps none."""
     tail: int = 0
     """Policies kept at the end: those of the learner's last so many reports, which ditto, bc and dbc make after each of their
-    last updates (SB3's learners after each rollout). `evaluate --tail-episodes` plays them; 10 of 20 episodes each is the
-    paper's protocol."""
+    last updates (SB3's learners after each rollout); others do not, and are refused. `evaluate --tail-episodes` plays them; 10
+    of 20 episodes each is the paper's protocol."""
     online_steps: int = 0
     """Real steps to make, for learners that can go on in the real environment; they then decide themselves how much they
     dream, and steps and snapshots mean nothing. 0, the default, is fully offline."""
@@ -235,20 +235,18 @@ class ImitateStage:
 
 
 def imitate_stage(
-    stage: ImitateStage, reward: str | Reward = "ditto", learner: str | Learner = "ppo", *, progress: bool = True
+    stage: ImitateStage, reward: str | Reward | None = None, learner: str | Learner = "ppo", *, progress: bool = True
 ) -> Path:
-    """Learn and leave ``config.json policy.safetensors meta.json metrics.csv reward_by_step.csv snapshots/``."""
+    """Learn and leave ``config.json policy.safetensors meta.json metrics.csv reward_by_step.csv snapshots/``.
+
+    The reward is the one that the learner is usually used with (``Learner.usual_reward``) unless given.
+    """
     out = stage.out
     if stage.online_steps:
         raise ConfigError("online_steps are for dream_env.online_stage.online_stage; imitate_stage stays in the dream")
-    reward = load_reward(reward)
     learner = resolve_learner(learner) if isinstance(learner, str) else learner
-    reported = getattr(learner, "report_last", stage.tail)  # SB3's learners report after each rollout anyway
-    if stage.tail > reported:
-        raise ConfigError(
-            f"--tail {stage.tail} keeps the policies after the last {stage.tail} updates, and this learner reports each of its "
-            f"last {reported} alone; give --report-last {stage.tail} too"
-        )
+    reward = load_reward(reward or type(learner).usual_reward)
+    _check_tail(stage.tail, learner)
     identity, usual = imitate_identity(stage, reward, learner), usual_identity(stage, reward, learner)
     check_claim(out, "imitate", identity, usual=usual)  # before recordings are encoded
     whom = imitated(stage.wm, stage.dataset, out, stage.device, progress=progress)
@@ -272,12 +270,14 @@ def imitate_stage(
     saved = store.latest_folder()
     start = int(saved.name) if saved else 0
     clock = Clock(out, start)
-    watch = _Watch(dream, held_out, out / "snapshots", stage, start)
     last = Tail(out, stage.tail, start)
     with (
         MetricsLog(out, "steps", start) as log,
         progress_bar("imitate", stage.steps, "steps", start=start, enabled=progress) as advance,
     ):
+        # Looked at until the last report, not until the saved state: learners also save between two reports.
+        seen = int(log.rows[-1]["steps"]) if log.rows else None
+        watch = _Watch(dream, held_out, out / "snapshots", stage, seen)
 
         def report(policy: Policy, metrics: dict[str, float]) -> None:
             row = {**metrics, **watch(policy, int(metrics["steps"])), "minutes": clock.minutes()}
@@ -301,6 +301,28 @@ def imitate_stage(
     return out
 
 
+def _check_tail(count: int, learner: Learner) -> None:
+    """See that the learner's last so many reports are those after its last so many updates.
+
+    Raises:
+        ConfigError: if it reports less often, or does not say how often.
+    """
+    if not count or isinstance(learner, OnPolicyLearner):  # of SB3: one report an update throughout
+        return
+    reported = getattr(learner, "report_last", None)
+    if reported is None:
+        raise ConfigError(
+            f"--tail {count} keeps the policies after the last {count} updates, and {type(learner).__name__} does not report "
+            f"each of its last updates (it has no report_last), so those kept would lie further apart; leave --tail out, or "
+            f"take a learner that does"
+        )
+    if count > reported:
+        raise ConfigError(
+            f"--tail {count} keeps the policies after the last {count} updates, and this learner reports each of its "
+            f"last {reported} alone; give --report-last {count} too"
+        )
+
+
 def imitate_identity(stage: ImitateStage, reward: Reward, learner: Learner, *but: str) -> dict[str, Any]:
     """What makes a run this one, as ``run.json`` has it: all options but where it goes, what it runs on, and ``but``."""
     identity = {**config_to_json(stage), "reward": plugin_identity(reward), "learner": plugin_identity(learner)}
@@ -320,17 +342,16 @@ def usual_identity(stage: ImitateStage, reward: Reward, learner: Learner, *but: 
 class _Watch:
     """Now and then: how far the learner is from held-out expert windows, and a copy of its policy."""
 
-    def __init__(self, dream: DreamEnv, held_out: Any, folder: Path, stage: ImitateStage, start: int) -> None:
+    def __init__(self, dream: DreamEnv, held_out: Any, folder: Path, stage: ImitateStage, seen: int | None) -> None:
+        """``seen`` is the step of the last report so far, if there was any: its marks and those before are done."""
         self.folder = folder
         self.held_out = held_out
         self._recorded: Recorded | None = None  # of the held-out episodes; opened for a policy that observes them
-        self.dream = DreamEnv(
-            256, wm=dream.world_model, expert=held_out, reward=load_reward("ditto"), horizon=stage.horizon
-        )
+        self.dream = DreamEnv(256, wm=dream.world_model, expert=held_out, horizon=stage.horizon)
         count = max(1, stage.snapshots)
         self.keep = stage.snapshots > 0
         self.marks = [round(stage.steps * i / count) for i in range(count + 1)]
-        self.marks = [mark for mark in self.marks if mark > start or start == 0]
+        self.marks = [mark for mark in self.marks if seen is None or mark > seen]
 
     def __call__(self, policy: Policy, steps: int) -> dict[str, float]:
         if not self.marks or steps < self.marks[0]:

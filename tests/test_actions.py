@@ -19,7 +19,7 @@ def test_an_action_spec_survives_json(space):
 
 def test_discrete_actions_become_one_hot_from_their_start():
     spec = ActionSpec.from_space(spaces.Discrete(3, start=1))
-    assert (spec.discrete, spec.size, spec.num_actions) == (True, 3, 3)
+    assert (spec.discrete, spec.size) == (True, 3)
     encoded = spec.encode(torch.tensor([[1, 3]]))
     torch.testing.assert_close(encoded, torch.tensor([[[1.0, 0, 0], [0, 0, 1.0]]]))
 

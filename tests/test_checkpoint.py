@@ -115,6 +115,78 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killed_after(monkeypatch, count):
+    """Let nothing be renamed or removed any more after so many times, by blocks that clean up neither."""
+    made = []
+
+    def until(then):
+        def do(*given, **options):
+            if len(made) >= count:
+                raise Killed
+            made.append(1)
+            return then(*given, **options)
+
+        return do
+
+    monkeypatch.setattr(Path, "replace", until(Path.replace))
+    monkeypatch.setattr(shutil, "rmtree", until(shutil.rmtree))
+
+
+def test_what_was_there_is_put_back_if_the_new_folder_cannot_take_its_place(tmp_path, monkeypatch):
+    def fill(text):
+        with write_folder(tmp_path / "thing") as temporary:
+            (temporary / "a").write_text(text)
+
+    fill("1")
+    rename = Path.replace
+
+    def stuck(path, target):
+        if target == tmp_path / "thing" and ".tmp-" in path.name:
+            raise OSError("device or resource busy")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stuck)
+        with pytest.raises(OSError, match="device or resource busy"):
+            fill("2")
+    assert (tmp_path / "thing" / "a").read_text() == "1"
+    fill("3")
+    assert (tmp_path / "thing" / "a").read_text() == "3"
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_state_also_of_the_same_step(tmp_path, monkeypatch):
+    for count in range(50):
+        store = Store(tmp_path / str(count))
+        store.save(7, {"x": torch.zeros(1)}, {"try": 0})
+        with monkeypatch.context() as patch:
+            killed_after(patch, count)
+            try:
+                store.save(7, {"x": torch.ones(1)}, {"try": 1})
+                break
+            except Killed:
+                pass
+        step, tensors, state = store.latest()
+        assert (step, float(tensors["x"])) == (7, state["try"])
+        store.save(7, {"x": torch.full((1,), 2.0)}, {"try": 2})
+        store.save(8, {"x": torch.full((1,), 3.0)}, {"try": 3})
+        assert (store.latest()[0], store.latest()[2]) == (8, {"try": 3})
+    assert 5 < count < 49, "as many moments as there are to be killed in"
+    assert store.latest()[2] == {"try": 1}
+
+
+def test_the_newest_state_is_that_of_the_most_steps_also_of_very_many(tmp_path):
+    store = Store(tmp_path)
+    for step in (999_999_999, 1_000_000_000):
+        (tmp_path / "resume" / str(step)).mkdir(parents=True)
+        (tmp_path / "resume" / str(step) / "state.json").write_text("{}")
+    assert store.latest_folder().name == "1000000000"
+
+
 def test_a_full_disk_is_named_and_what_was_saved_stays(folder, monkeypatch):
     before = (folder / "config.json").read_bytes()
 

@@ -18,7 +18,9 @@ import minari
 import numpy as np
 import pytest
 import torch
+from dream_env.plugins.actor_critic import ActorCritic
 from dream_env.plugins.ditto import Ditto
+from dream_env.plugins.gail import Gail
 from dream_env.plugins.on_policy import PPO
 from gymnasium import spaces
 from recordings import buffers, record
@@ -236,6 +238,15 @@ def test_a_preset_is_where_flags_start_from(monkeypatch):
     assert (stage.train.batch, stage.train.length) == (7, 50)
     (stage,) = parsed(monkeypatch, "fit_stage", "fit", "a/b-v0", "--out", "x")
     assert (stage.preset, stage.model.rssm.deter, stage.train.batch) == ("small", 256, 32)
+
+
+def test_of_a_flag_given_twice_the_last_counts_also_where_it_decides_on_others(monkeypatch):
+    words = ["--out", "x", "--preset=paper", "--preset", "small", "--preset", "paper"]
+    (stage,) = parsed(monkeypatch, "fit_stage", "fit", "a/b-v0", *words)
+    assert (stage.preset, stage.model.rssm.deter, stage.train.batch) == ("paper", 1024, 50)
+    words = ["--out", "x", "--learner", "ppo", "--reward", "ditto", "--reward=gail", "--learner=ditto"]
+    _, reward, learner = parsed(monkeypatch, "imitate_stage", "imitate", "wm", *words)
+    assert (type(reward), type(learner)) == (Gail, ActorCritic)
 
 
 MY_REWARD = """

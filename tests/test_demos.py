@@ -55,7 +55,7 @@ def test_where_the_data_come_from_is_kept(demos):
     assert demos.source.environment == ""
     assert demos.source.env_spec is None
     assert demos.source.protocol["algorithm_name"] == "random"
-    assert demos.action_spec.num_actions == 4
+    assert demos.action_spec.size == 4
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 6])

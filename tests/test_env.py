@@ -140,7 +140,7 @@ def test_reset_mask_resets_these_and_leaves_the_others(mode):
     np.testing.assert_array_equal(obs[~mask], steps[-1][0][~mask])
     fresh, _ = make_dream(4).reset(seed=50)
     np.testing.assert_array_equal(obs[mask], fresh[mask])
-    assert envs.steps_t.tolist() == [0, 2, 2, 0]
+    assert envs.dreams.steps.tolist() == [0, 2, 2, 0]
 
 
 @pytest.mark.parametrize(

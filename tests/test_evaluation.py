@@ -13,6 +13,7 @@ from dream_env.checkpoint import write_json
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, SpaceError
 from dream_env.measuring import results
+from dream_env.measuring.closeness import _acting, _rewards
 from dream_env.measuring.evaluation import (
     EvaluateStage,
     _select,
@@ -70,6 +71,41 @@ class CountingActor:
         return np.ones(len(observation), dtype=np.int64), state
 
 
+class Snow(gymnasium.Env):
+    """Pictures of noise; each action counts, and when it was done. Episodes are of several lengths."""
+
+    observation_space = spaces.Box(0, 255, (16, 16), np.uint8)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.step_t, self.length = 0, 4 + seed % 3
+        return self.np_random.integers(0, 255, (16, 16), dtype=np.uint8), {}
+
+    def step(self, action):
+        reward = float(action * 3**self.step_t)
+        self.step_t += 1
+        picture = self.np_random.integers(0, 255, (16, 16), dtype=np.uint8)
+        return picture, reward, self.step_t == self.length, False, {}
+
+
+class Sensitive(Policy):
+    """Another action at the least other model state; with a memory, of which nobody knows that it could be cut, if asked."""
+
+    def __init__(self, memory=False):
+        self.memory = memory
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        action = (np.abs(observation.astype(np.float64)).sum(axis=1) * 1e4).astype(np.int64) % 3
+        return action, (np.zeros((1, len(observation))),) if self.memory else None
+
+    def config(self):
+        return {}
+
+    def state_dict(self):
+        return {}
+
+
 class ExpertPolicy(Policy):
     """Knows the expert's action in each of the expert's states."""
 
@@ -122,11 +158,15 @@ def test_only_live_environments_are_acted_in():
     assert with_memory.batches == [3, 3, 3]  # its memory cannot be cut
 
 
-def test_result_does_not_depend_on_how_many_are_played_side_by_side():
-    agent = linear_agent(pong_model())
-    together = evaluate(agent, short_pong, 3, seed=40, deterministic=True, parallel=3)
-    one_by_one = evaluate(agent, short_pong, 3, seed=40, deterministic=True, parallel=1)
-    assert together == one_by_one
+@pytest.mark.parametrize("memory", [False, True])
+def test_result_does_not_depend_on_how_many_are_played_side_by_side(memory):
+    agent = Agent(tiny_world_model(), Sensitive(memory))
+    together = evaluate(agent, Snow, 7, seed=40, parallel=7)
+    for parallel in (3, 2, 1):
+        assert evaluate(agent, Snow, 7, seed=40, parallel=parallel) == together
+    alone = [evaluate(agent, Snow, 1, seed=40 + i)[0] for i in range(7)]
+    assert alone == together
+    assert len({result.return_ for result in together}) > 3
 
 
 def test_sampled_episodes_repeat_with_their_seed_and_leave_torchs_random_state_alone():
@@ -224,15 +264,21 @@ def test_latent_distance_is_one_minus_dittos_reward_along_the_dream():
     assert latent_distance(policy, dream, rows=rows, deterministic=True) != pytest.approx(distance, abs=1e-6)
 
 
-def test_latent_distance_of_another_reward_is_refused():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_latent_distance_is_the_same_whatever_the_reward_and_leaves_the_dream_as_it_is(precision):
     world_model = tiny_world_model()
+    expert, policy = tiny_expert(world_model), LinearPolicy(world_model.feat_size, 3)
 
-    class Other(type(load_reward("ditto"))):
-        name = "other"
+    def dream(reward, **options):
+        return DreamEnv(
+            8, wm=world_model, expert=expert, reward=reward, reward_options=options, horizon=5, precision=precision
+        )
 
-    dream = DreamEnv(2, wm=world_model, expert=tiny_expert(world_model), reward=Other(), horizon=5)
-    with pytest.raises(ConfigError, match="'other'"):
-        latent_distance(LinearPolicy(world_model.feat_size, 3), dream)
+    expected = 1.0 - float(_rewards(dream("ditto"), _acting(policy, False), None, 3).mean())
+    for own in (dream("ditto"), dream("ditto", metric="l2"), dream("ditto", space="z"), dream("gail", hidden=(8,))):
+        before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+        assert latent_distance(policy, own, seed=3) == expected
+        assert all(torch.equal(before[name], tensor) for name, tensor in own.state_dict().items())
 
 
 def test_reward_by_step_has_a_line_for_expert_random_and_learner(tmp_path):

@@ -104,10 +104,8 @@ def test_the_core_names_no_plug_in_but_as_a_default():
     }
     assert found == {
         # What is used where nothing is said.
-        ("cli", "ppo"), ("dream.env", "ditto"), ("online_stage", "ppo"), ("plugin", "ditto"), ("run", "ditto"),
-        ("run", "ppo"), ("stages", "ditto"), ("stages", "ppo"),
-        # The latent distance, which every run is measured by, is 1 − DITTO's reward.
-        ("measuring.closeness", "ditto"),
+        ("cli", "ppo"), ("dream.env", "ditto"), ("online_stage", "ppo"), ("plugin", "ditto"), ("run", "ppo"),
+        ("stages", "ppo"),
         # How a policy of SB3's starts, not the learner of this name.
         ("learning.on_policy", "bc"), ("run", "bc"),
     }  # fmt: skip

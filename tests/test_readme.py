@@ -178,7 +178,13 @@ def flags():
 
 
 def test_every_flag_in_the_text_is_one_that_there_is(flags, monkeypatch):
-    others = {"--check", "--strict", "--explicit-package-bases", "--nproc-per-node", "--index-url"}  # of the tools named beside
+    others = {
+        "--check",
+        "--strict",
+        "--explicit-package-bases",
+        "--nproc-per-node",
+        "--index-url",
+    }  # of the tools named beside
     others |= {"--stay-close.scale"}  # of the reward that is written there
     monkeypatch.syspath_prepend(ROOT / "examples")
     for name, config in SCRIPTS.items():

@@ -101,6 +101,15 @@ def test_reward_and_learner_are_passed_on(asked, tmp_path):
     assert found[FitStage][0].train.updates == 7
 
 
+def test_without_a_reward_it_is_the_learners_usual_one(asked, tmp_path):
+    found = asked(tmp_path, learner="vmail")
+    assert found["plugins"][0] == "vmail"
+    assert found[ImitateStage][0].out == found[EvaluateStage][0].agent == tmp_path / "vmail"
+    found = asked(tmp_path, learner="vmail", reward="gail")
+    assert found["plugins"][0] == "gail"
+    assert found[ImitateStage][0].out == tmp_path / "gail"
+
+
 def test_it_says_where_the_minutes_went(asked, tmp_path, monkeypatch, capsys):
     clock = iter([0.0, 60.0, 60.0, 240.0, 240.0, 270.0, 300.0, 330.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))

@@ -1,10 +1,14 @@
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dream_env.checkpoint import read_json
+from dream_env import run_folder
+from dream_env.checkpoint import read_json, write_json
 from dream_env.errors import CheckpointError
 from dream_env.run_folder import MetricsLog, check_claim, claim, read_metrics
 
@@ -113,6 +117,33 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path):
     claim(tmp_path, "fit", config)  # deleted and begun anew
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_of_two_that_begin_at_the_same_time_one_takes_the_folder(tmp_path, monkeypatch):
+    together, one_by_one = threading.Barrier(2, timeout=0.5), threading.Lock()
+
+    def late(path, data):  # when the other has found the folder free too, if it can
+        with suppress(threading.BrokenBarrierError):
+            together.wait()
+        with one_by_one:
+            write_json(path, data)
+
+    monkeypatch.setattr(run_folder, "write_json", late)
+    with ThreadPoolExecutor(2) as pool:
+        claims = [pool.submit(claim, tmp_path / "wm", "fit", {**CONFIG, "seed": seed}) for seed in (0, 1)]
+    (refused,) = [error for done in claims if (error := done.exception()) is not None]
+    assert "already holds another run: seed is" in str(refused)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_where_the_system_has_no_locks_one_does_without(tmp_path, monkeypatch):
+    def no_locks(*given):
+        raise OSError("not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    claim(tmp_path, "fit", CONFIG)
+    assert read_json(tmp_path / "run.json")["stage"] == "fit"
+
+
 def test_a_folder_that_cannot_be_made_is_told_of_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"file is no folder that you may write to; choose another --out"):
@@ -156,10 +187,12 @@ def test_rows_that_a_resumed_run_makes_again_are_dropped(tmp_path):
 
 def test_a_run_from_the_beginning_keeps_nothing_of_what_was_there(tmp_path):
     with MetricsLog(tmp_path, "update") as log:
+        log.add({"update": 0.0})
         log.add({"update": 2.0})
     with MetricsLog(tmp_path, "update") as log:
+        log.add({"update": 0.0})
         log.add({"update": 1.0})
-    assert read_metrics(tmp_path / "metrics.csv") == [{"update": 1.0}]
+    assert read_metrics(tmp_path / "metrics.csv") == [{"update": 0.0}, {"update": 1.0}]
 
 
 def test_tensorboard_sees_the_same_numbers(tmp_path):

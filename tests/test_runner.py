@@ -1,8 +1,11 @@
 """What the grids share: jobs side by side here or on Ray, failures told at the end, and how a finished cell was done."""
 
 import importlib.util
+import signal
 import subprocess
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 
@@ -59,6 +62,22 @@ def test_a_job_that_fails_is_told_of_at_the_end_and_stops_none(runner, ray, tmp_
     ):
         runner.spread(jobs, workers=2, engine=engine)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "3"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no signals to threads")
+def test_ctrl_c_begins_none_of_the_jobs_that_wait(runner):
+    begun = []
+
+    def job():
+        begun.append(1)
+        time.sleep(0.2)  # until all of them wait
+        if len(begun) == 1:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)  # runs on, as a command does while it stops
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.spread([job] * 4, workers=1)
+    assert begun == [1]
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda", 1)])

@@ -5,6 +5,7 @@ from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 
@@ -74,7 +75,7 @@ def test_batched_bootstrap_gives_the_rewards_of_sb3s_own_loop():
     np.testing.assert_allclose(reward_batched, reward, rtol=1e-6)
 
 
-@pytest.mark.parametrize("wrap", [lambda venv: venv, VecMonitor])
+@pytest.mark.parametrize("wrap", [lambda venv: venv, VecMonitor, VecNormalize, lambda venv: VecFrameStack(venv, 2)])
 def test_bootstrapping_together_learns_what_sb3_learns_by_itself(wrap):
     learned, batches = [], []
     for callback in (None, BootstrapTogether()):
@@ -90,7 +91,25 @@ def test_bootstrapping_together_learns_what_sb3_learns_by_itself(wrap):
     # Six ends of all four dreams, and the value after each of the three rollouts.
     assert sorted(batches[0]) == [1] * 24 + [4] * 3
     assert batches[1] == [4] * 9
-    assert model.env.unwrapped.bootstrap is None  # put back
+
+
+def test_learning_that_is_broken_off_leaves_no_bootstrap_behind():
+    class CtrlC(BaseCallback):
+        def _on_step(self):
+            raise KeyboardInterrupt
+
+    venv, fresh = as_sb3(dream()), as_sb3(dream())
+    model = PPO("MlpPolicy", venv, n_steps=10, batch_size=20, n_epochs=1, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(80, callback=[BootstrapTogether(), CtrlC()])
+    for one in (venv, fresh):
+        one.seed(0)
+        one.reset()
+    for _ in range(5):
+        _, reward, _, infos = venv.step(np.ones(4, dtype=np.int64))
+        expected = fresh.step(np.ones(4, dtype=np.int64))[1]
+    np.testing.assert_array_equal(reward, expected)
+    assert all(info["TimeLimit.truncated"] for info in infos)
 
 
 def test_bootstrapping_together_is_refused_where_it_would_be_wrong():
@@ -99,12 +118,6 @@ def test_bootstrapping_together_is_refused_where_it_would_be_wrong():
 
     with pytest.raises(ConfigError, match=r"for dream_env\.as_sb3\(\.\.\.\); this algorithm learns in a DummyVecEnv"):
         learn(PPO, "MlpPolicy", make_vec_env("CartPole-v1"))
-    with pytest.raises(ConfigError, match="VecNormalize then scales; make it with norm_reward=False"):
-        learn(PPO, "MlpPolicy", VecNormalize(as_sb3(dream())))
-    with pytest.raises(ConfigError, match="the critic sees what VecNormalize makes of it"):
-        learn(PPO, "MlpPolicy", VecNormalize(as_sb3(dream()), norm_reward=False))
-    with pytest.raises(ConfigError, match="the critic sees what VecFrameStack makes of it"):
-        learn(PPO, "MlpPolicy", VecFrameStack(as_sb3(dream()), 2))
     with pytest.raises(ConfigError, match="which RecurrentPPO does not have"):
         learn(RecurrentPPO, "MlpLstmPolicy", as_sb3(dream()))
 

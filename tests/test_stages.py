@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from dream_env.plugins.on_policy import PPO
 from gymnasium import spaces
 from recordings import buffers, record
 from small_datasets import fit_squares, record_squares, tiny_fit, use
@@ -256,6 +258,59 @@ def test_an_imitation_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_do
     assert [path.name for path in sorted((tmp_path / "ditto" / "snapshots").iterdir())] == [
         path.name for path in sorted((agent / "snapshots").iterdir())
     ]
+
+
+def test_a_state_saved_between_two_reports_loses_no_snapshot(squares, tmp_path, monkeypatch):
+    def go(out):
+        learner = load_learner("ditto", hidden=(8,), report_every=4, report_last=1)
+        stage = ImitateStage(squares / "wm", tmp_path / out, steps=240, num_envs=4, horizon=5, snapshots=2)
+        imitate_stage(stage, "ditto", learner, progress=False)
+
+    def kept(out):
+        return [path.stem for path in sorted((tmp_path / out / "snapshots").iterdir())]
+
+    go("unbroken")
+    assert kept("unbroken") == ["000000080", "000000160", "000000240"]  # half of the steps: passed at the second report
+    asked, save = [], Store.save
+
+    def stopping(self, *given):
+        save(self, *given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        # After 140 steps; the last report was after 80.
+        patch.setattr(Store, "due", lambda self: asked.append(1) or len(asked) == 7)
+        patch.setattr(Store, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            go("resumed")
+    assert Store(tmp_path / "resumed").latest()[0] == 140
+    go("resumed")
+    assert kept("resumed") == kept("unbroken")
+    looked = [
+        [row["steps"] for row in read_metrics(tmp_path / out / "metrics.csv") if "latent_distance" in row]
+        for out in ("resumed", "unbroken")
+    ]
+    assert looked[0] == looked[1] == [80, 160, 240]
+
+
+class Adversarial(PPO):
+    """A learner that is used with another reward than most."""
+
+    usual_reward: ClassVar[str] = "gail"
+
+
+def test_where_no_reward_is_named_it_is_the_learners_usual_one(squares, tmp_path):
+    stage = ImitateStage(squares / "wm", tmp_path / "run", steps=40, num_envs=4, horizon=5, snapshots=0)
+    learner = Adversarial(n_steps=10, minibatches=2, epochs=1, net_arch=(8,))
+    imitate_stage(stage, learner=learner, progress=False)
+    assert read_json(tmp_path / "run" / "meta.json")["reward"]["class"] == "dream_env.plugins.gail:Gail"
+
+
+def test_last_policies_of_a_learner_that_does_not_report_each_update_are_refused(squares, tmp_path):
+    stage = ImitateStage(squares / "wm", tmp_path / "run", steps=120, num_envs=4, horizon=5, tail=3)
+    with pytest.raises(ConfigError, match=r"Vmail does not report each of its last updates .*; leave --tail out"):
+        imitate_stage(stage, learner="vmail", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

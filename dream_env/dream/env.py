@@ -212,11 +212,6 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
         """What the reward's ``update`` last reported; empty for a reward that does not learn."""
         return self.dreams.reward_metrics
 
-    @property
-    def steps_t(self) -> Any:
-        """How many steps each dream has behind it, (N,)."""
-        return self._border(self.dreams.steps)
-
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One decoded RGB picture a dream, each pixel ``render_scale`` wide."""
         if self.render_mode is None:

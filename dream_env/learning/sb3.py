@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from dream_env.errors import ConfigError
@@ -52,7 +52,7 @@ class SB3VecEnv(VecEnv):
     ``bootstrap``, if set, adds ``γ·v(final observation)`` to the last reward of truncated dreams in one batch. SB3 does
     the same by itself, one sub-environment at a time, which at 512 dreams that all end together costs half as much as dreaming;
     with ``bootstrap`` set, ``TimeLimit.truncated`` is therefore not reported, so that it is not done twice.
-    ``BootstrapTogether`` sets it.
+    ``BootstrapTogether`` does the same for one call of an algorithm's ``learn``.
     """
 
     bootstrap: Bootstrap | None = None
@@ -177,28 +177,15 @@ class BootstrapTogether(BaseCallback):
     """Values what the horizon cuts off for all dreams in one call: ``PPO(...).learn(n, callback=BootstrapTogether())``.
 
     Stable-Baselines3 by itself asks its critic once a dream, which for 512 dreams that end together takes half as long as
-    dreaming them. What is learned is the same.
+    dreaming them. What is learned is the same, through any wrappers: the value is added where the algorithm would add it, to
+    what ``step`` has just given it. The environment knows nothing of it, so nothing is left there when learning is broken off.
 
     Raises:
-        ConfigError: when learning starts, if the environment is none of ``as_sb3``, if ``VecNormalize`` scales rewards (it would
-            scale the value too), if a wrapper changes what the critic sees, or if the policy is recurrent.
+        ConfigError: when learning starts, if the environment is none of ``as_sb3``, or if the policy is recurrent.
     """
 
     def _on_training_start(self) -> None:
-        envs: VecEnv = self.training_env
-        while isinstance(envs, VecEnvWrapper):
-            if isinstance(envs, VecNormalize) and envs.norm_reward:
-                raise ConfigError(
-                    "BootstrapTogether adds a value to rewards that VecNormalize then scales; make it with norm_reward=False"
-                )
-            if envs.observation_space != envs.venv.observation_space or (
-                isinstance(envs, VecNormalize) and envs.norm_obs
-            ):
-                raise ConfigError(
-                    f"BootstrapTogether values what the dream shows, but the critic sees what {type(envs).__name__} makes of it; "
-                    f"learn without that wrapper, or leave BootstrapTogether out"
-                )
-            envs = envs.venv
+        envs = self.training_env.unwrapped
         if not isinstance(envs, SB3VecEnv):
             raise ConfigError(
                 f"BootstrapTogether is for dream_env.as_sb3(...); this algorithm learns in a {type(envs).__name__}"
@@ -208,14 +195,16 @@ class BootstrapTogether(BaseCallback):
                 f"BootstrapTogether needs a critic of single observations, which {type(self.model).__name__} does not have; "
                 f"leave it out, and Stable-Baselines3 does the same more slowly"
             )
-        envs.bootstrap = discounted_values(self.model)
-        self._envs = envs
+        self._values = discounted_values(self.model)
 
     def _on_step(self) -> bool:
+        rewards, infos = self.locals["rewards"], self.locals["infos"]
+        where = [i for i, info in enumerate(infos) if info.get("TimeLimit.truncated", False)]
+        if where:
+            rewards[where] += self._values(np.stack([infos[i]["terminal_observation"] for i in where]))
+            for i in where:
+                infos[i]["TimeLimit.truncated"] = False  # or the algorithm would add it again
         return True
-
-    def _on_training_end(self) -> None:
-        self._envs.bootstrap = None
 
 
 class StandardizedReward(VecEnvWrapper):

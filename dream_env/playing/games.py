@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -213,6 +213,7 @@ class _Table:
             self.seeds[row] = self.waiting.pop(0)
             self._observations[row], _ = self.environments[row].reset(seed=self.seeds[row])
             self._first[row] = True
+            self._begin_stream(row)
             return
         self.live.remove(row)
         memory = self._state.policy_state if isinstance(self._state, FilterState) else self._state
@@ -221,6 +222,13 @@ class _Table:
             if isinstance(self._state, FilterState):
                 self._state = self._state.select([i for i, other in enumerate(self.rows) if other != row])
             self.rows.remove(row)
+
+    def _begin_stream(self, row: int) -> None:
+        """Let the filter draw from the episode's own stream: else what it sees would depend on who played there before."""
+        if isinstance(self._state, FilterState):
+            seeds, counters, place = self._state.seeds.clone(), self._state.counters.clone(), self.rows.index(row)
+            seeds[place], counters[place] = self.seeds[row], 0
+            self._state = replace(self._state, seeds=seeds, counters=counters)
 
     def _check(self, row: int, value: Any, what: str) -> None:
         broken = not_finite(value, what)

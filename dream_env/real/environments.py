@@ -76,11 +76,6 @@ def atari_games() -> dict[str, str]:
     }  # fmt: skip
 
 
-def environment_names() -> list[str]:
-    """Every short name that ``make_environment`` knows."""
-    return sorted((*atari_games(), *PIXEL_ENVIRONMENTS))
-
-
 def environment_id(name: str) -> str:
     """Return the Gymnasium id for a short name (``pong``, ``space-invaders``, ``Pong``) or for an id itself.
 

@@ -121,11 +121,6 @@ class Replay:
         """(E,) float64: ``"success"`` of each episode's meta, NaN where it says nothing."""
         return np.array([episode["meta"].get("success") for episode in self._episodes], dtype=np.float64)
 
-    @property
-    def metas(self) -> list[dict[str, Any]]:
-        """(E,) what was said of each episode when it was added."""
-        return [dict(episode["meta"]) for episode in self._episodes]
-
     # ------------------------------------------------------------------------------------------------- growing and shrinking
 
     def add(self, episode: EpisodeBuffer, *, meta: Mapping[str, Any] | None = None) -> None:

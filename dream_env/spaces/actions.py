@@ -47,13 +47,8 @@ class ActionSpec:
         return isinstance(self.space, spaces.Discrete)
 
     @property
-    def num_actions(self) -> int:
-        """Number of choices, or of dimensions of a Box: the width of the encoded vector."""
-        return self.size
-
-    @property
     def size(self) -> int:
-        """Width of the encoded vector."""
+        """Number of choices, or of dimensions of a Box: the width of the encoded vector."""
         return int(self.space.n) if isinstance(self.space, spaces.Discrete) else int(np.prod(self.space.shape))
 
     def encode(self, action: Tensor) -> Float[Tensor, "*shape size"]:
