@@ -64,8 +64,16 @@ def test_a_job_that_fails_is_told_of_at_the_end_and_stops_none(runner, ray, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "3"]
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to it: a process that a shell started in the background has been told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no signals to threads")
-def test_ctrl_c_begins_none_of_the_jobs_that_wait(runner):
+def test_ctrl_c_begins_none_of_the_jobs_that_wait(runner, ctrl_c):
     begun = []
 
     def job():
