@@ -54,27 +54,6 @@ def test_the_end_of_a_dream_is_reported_as_sb3_expects():
         assert sb3_infos[i]["episode"]["l"] == 5
 
 
-def test_batched_bootstrap_gives_the_rewards_of_sb3s_own_loop():
-    def value(observations):
-        return 0.9 * observations.sum(axis=1)
-
-    plain, batched = as_sb3(dream()), as_sb3(dream())
-    batched.bootstrap = value
-    for venv in (plain, batched):
-        venv.seed(0)
-        venv.reset()
-    for _ in range(5):
-        _, reward, _, infos = plain.step(np.ones(4, dtype=np.int64))
-        _, reward_batched, _, infos_batched = batched.step(np.ones(4, dtype=np.int64))
-    # What collect_rollouts of SB3 does with truncated sub-environments, one at a time:
-    for i, info in enumerate(infos):
-        assert info["TimeLimit.truncated"]
-        reward[i] += value(info["terminal_observation"][None])[0]
-        assert not infos_batched[i]["TimeLimit.truncated"]
-        assert infos_batched[i]["episode"] == pytest.approx(info["episode"])  # without the bootstrapped value
-    np.testing.assert_allclose(reward_batched, reward, rtol=1e-6)
-
-
 @pytest.mark.parametrize("wrap", [lambda venv: venv, VecMonitor, VecNormalize, lambda venv: VecFrameStack(venv, 2)])
 def test_bootstrapping_together_learns_what_sb3_learns_by_itself(wrap):
     learned, batches = [], []

@@ -28,10 +28,10 @@ from dream_env.errors import ConfigError, PluginError
 from dream_env.json_options import json_options
 from dream_env.learning.cloning import clone
 from dream_env.learning.sb3 import (
+    BootstrapTogether,
     SB3VecEnv,
     StandardizedReward,
     as_sb3,
-    discounted_values,
     first_action,
     numbered_from_zero,
 )
@@ -134,19 +134,19 @@ class OnPolicyLearner(Learner):
             else:
                 state.restore(saved[1], saved[2])
             if model.num_timesteps < steps:
-                callback = _Between(self, policy, state, progress, store)
+                between = _Between(self, policy, state, progress, store)
+                together = self.bootstrap == "batched" and not hasattr(model, "_last_lstm_states")
+                callbacks: list[BaseCallback] = [BootstrapTogether(), between] if together else [between]
                 remaining = steps - model.num_timesteps
-                model.learn(remaining, callback=callback, log_interval=None, reset_num_timesteps=saved is None)  # type: ignore[arg-type]
-                callback.after_update()
+                model.learn(remaining, callback=callbacks, log_interval=None, reset_num_timesteps=saved is None)  # type: ignore[arg-type]
+                between.after_update()
             if store is not None:
                 store.save(model.num_timesteps, *state.take())
             return policy
 
     def _build(self, dream: DreamEnv, seed: int) -> tuple[OnPolicyAlgorithm, SB3VecEnv | StandardizedReward]:
         plain = as_sb3(dream)
-        venv: SB3VecEnv | StandardizedReward = (
-            StandardizedReward(plain, dream.horizon) if self.standardize_rewards else plain
-        )
+        venv = StandardizedReward(plain, dream.horizon) if self.standardize_rewards else plain
         algorithm = _algorithm(self.algorithm)
         arguments = {
             "policy_kwargs": self._policy_kwargs(), "learning_rate": self.learning_rate, "n_steps": self.n_steps,
@@ -161,8 +161,6 @@ class OnPolicyLearner(Learner):
         except (TypeError, ValueError, AssertionError) as error:  # all three are how SB3 refuses arguments
             raise PluginError(f"{self.algorithm} does not take these options: {error}") from error
         model.set_logger(Logger(folder=None, output_formats=[]))
-        if self.bootstrap == "batched" and not hasattr(model, "_last_lstm_states"):
-            plain.bootstrap = discounted_values(model)
         return model, venv
 
     def _more_options(self) -> dict[str, Any]:

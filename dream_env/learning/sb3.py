@@ -5,23 +5,18 @@ reset in the same step). This adapter translates and keeps the semantics: ``term
 episode statistics are given where SB3 looks for them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from dream_env.errors import ConfigError
-
-Observations = np.ndarray
-Bootstrap = Callable[[Observations], np.ndarray]
-"""Observations (n, feat) to discounted values ``γ·v`` (n,)."""
 
 
 def as_sb3(envs: VectorEnv[Any, Any, Any]) -> "SB3VecEnv":
@@ -47,15 +42,7 @@ def numbered_from_zero(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 class SB3VecEnv(VecEnv):
-    """See ``as_sb3``.
-
-    ``bootstrap``, if set, adds ``γ·v(final observation)`` to the last reward of truncated dreams in one batch. SB3 does
-    the same by itself, one sub-environment at a time, which at 512 dreams that all end together costs half as much as dreaming;
-    with ``bootstrap`` set, ``TimeLimit.truncated`` is therefore not reported, so that it is not done twice.
-    ``BootstrapTogether`` does the same for one call of an algorithm's ``learn``.
-    """
-
-    bootstrap: Bootstrap | None = None
+    """See ``as_sb3``."""
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
         mode = envs.metadata.get("autoreset_mode")
@@ -100,28 +87,15 @@ class SB3VecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         listed: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if dones.any():
-            self._end_episodes(dones, np.logical_and(truncated, ~np.asarray(terminated)), rewards, infos, listed)
-        return np.asarray(observations), rewards, np.asarray(dones), listed
-
-    def _end_episodes(
-        self,
-        dones: np.ndarray,
-        only_truncated: np.ndarray,
-        rewards: np.ndarray,
-        infos: dict[str, Any],
-        listed: list[dict[str, Any]],
-    ) -> None:
-        final = infos["final_obs"]
-        if self.bootstrap is not None and only_truncated.any():
-            where = np.flatnonzero(only_truncated)
-            rewards[where] += self.bootstrap(np.stack([final[i] for i in where]))
         for i in np.flatnonzero(dones):
-            listed[i]["terminal_observation"] = final[i]
-            listed[i]["TimeLimit.truncated"] = bool(only_truncated[i]) and self.bootstrap is None
-            listed[i]["episode"] = {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": 0.0}
+            listed[i] = {
+                "terminal_observation": infos["final_obs"][i],
+                "TimeLimit.truncated": bool(truncated[i]) and not bool(terminated[i]),
+                "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": 0.0},
+            }
         self._returns[dones] = 0.0
         self._lengths[dones] = 0
+        return np.asarray(observations), rewards, np.asarray(dones), listed
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Statistics of the episodes on their way, for an exact resume."""
@@ -161,18 +135,6 @@ class SB3VecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-def discounted_values(model: BaseAlgorithm) -> Bootstrap:
-    """``γ·v`` of an on-policy algorithm's critic as it is at each call, for many observations at once."""
-    policy: Any = model.policy
-
-    def bootstrap(observations: Observations) -> np.ndarray:
-        with torch.no_grad():
-            values = policy.predict_values(torch.as_tensor(observations, device=model.device))
-        return (model.gamma * values.flatten()).cpu().numpy()  # type: ignore[attr-defined, no-any-return]
-
-    return bootstrap
-
-
 class BootstrapTogether(BaseCallback):
     """Values what the horizon cuts off for all dreams in one call: ``PPO(...).learn(n, callback=BootstrapTogether())``.
 
@@ -195,16 +157,22 @@ class BootstrapTogether(BaseCallback):
                 f"BootstrapTogether needs a critic of single observations, which {type(self.model).__name__} does not have; "
                 f"leave it out, and Stable-Baselines3 does the same more slowly"
             )
-        self._values = discounted_values(self.model)
 
     def _on_step(self) -> bool:
         rewards, infos = self.locals["rewards"], self.locals["infos"]
         where = [i for i, info in enumerate(infos) if info.get("TimeLimit.truncated", False)]
         if where:
-            rewards[where] += self._values(np.stack([infos[i]["terminal_observation"] for i in where]))
+            rewards[where] += self._discounted_values(np.stack([infos[i]["terminal_observation"] for i in where]))
             for i in where:
                 infos[i]["TimeLimit.truncated"] = False  # or the algorithm would add it again
         return True
+
+    def _discounted_values(self, observations: np.ndarray) -> np.ndarray:
+        """``γ·v`` of many observations at once, by the critic as it is now."""
+        model: Any = self.model
+        with torch.no_grad():
+            values = model.policy.predict_values(torch.as_tensor(observations, device=model.device))
+        return np.asarray((model.gamma * values.flatten()).cpu())
 
 
 class StandardizedReward(VecEnvWrapper):
@@ -236,21 +204,11 @@ class StandardizedReward(VecEnvWrapper):
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step, then standardise. A bootstrapped value is in standardised units already and is added after."""
-        bootstrap, self.dream.bootstrap = self.dream.bootstrap, None
-        try:
-            observations, rewards, dones, infos = self.dream.step_wait()
-        finally:
-            self.dream.bootstrap = bootstrap
+        """Step, then standardise. What a critic says of a dream's end is in standardised units already; it is added after."""
+        observations, rewards, dones, infos = self.dream.step_wait()
         self._update(rewards)
         spread = np.sqrt(np.maximum(self._square - self._mean**2, 0.0)) + 1e-6
         rewards = (self.SCALE * (rewards - self._mean[self._step]) / spread[self._step]).astype(np.float32)
-        if bootstrap is not None and dones.any():
-            where = np.flatnonzero([info.get("TimeLimit.truncated", False) for info in infos])
-            if len(where):
-                rewards[where] += bootstrap(np.stack([infos[i]["terminal_observation"] for i in where]))
-                for i in where:
-                    infos[i]["TimeLimit.truncated"] = False
         self._step = np.where(dones, 0, self._step + 1)
         return observations, rewards, dones, infos
 
