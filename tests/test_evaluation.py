@@ -11,7 +11,7 @@ from dream_env import checkpoint
 from dream_env.agent import Agent, load_agent, save_agent
 from dream_env.checkpoint import write_json
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import ConfigError, SpaceError
+from dream_env.errors import ConfigError, DatasetError, SpaceError
 from dream_env.measuring import results
 from dream_env.measuring.closeness import _acting, _rewards
 from dream_env.measuring.evaluation import (
@@ -25,7 +25,7 @@ from dream_env.measuring.evaluation import (
     reward_by_step,
 )
 from dream_env.measuring.selection import select_snapshot
-from dream_env.model.encoded import encode, save_encoded
+from dream_env.model.encoded import EncodedDemos, encode, save_encoded
 from dream_env.model.world_model import WorldModel
 from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import EpisodeResult, RandomActor
@@ -246,6 +246,25 @@ def test_agreement_of_box_actions_is_their_squared_difference():
             return super().predict(observation)[0] + 0.5, None
 
     assert action_agreement(Off(expert), expert) == pytest.approx(0.25)
+
+
+def test_an_expert_that_slips_often_is_followed_for_as_long_as_it_does_not():
+    whole = tiny_expert(tiny_world_model(), episodes=1, steps=60)
+    tensors = whole.tensors()
+    tensors["slip"] = torch.arange(whole.num_rows) % 6 == 0  # five steps between two slips
+    expert = EncodedDemos.from_tensors(tensors)
+    seen = []
+
+    class Watching(ExpertPolicy):
+        def predict(self, observation, *args):
+            seen.append(len(observation))
+            return super().predict(observation, *args)
+
+    assert action_agreement(Watching(expert), expert) == 1.0
+    assert len(seen) == 4  # half of half of sixteen
+    tensors["slip"] = torch.ones(whole.num_rows, dtype=torch.bool)
+    with pytest.raises(DatasetError, match="go 1 steps without a slip"):
+        action_agreement(Watching(expert), EncodedDemos.from_tensors(tensors))
 
 
 def test_latent_distance_is_one_minus_dittos_reward_along_the_dream():

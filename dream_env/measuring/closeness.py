@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dream_env.checkpoint import write_file
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import ConfigError
+from dream_env.errors import ConfigError, DatasetError
 from dream_env.functional import max_cosine
 from dream_env.model.encoded import EncodedDemos
 from dream_env.model.recorded import Recorded
@@ -95,7 +95,8 @@ def action_agreement(
     shortest = int((long if len(long) else expert.lengths).min())  # a single short episode is left out
     lead_in = min(LEAD_IN, shortest - 1) if policy.observes == "observation" else 0
     length = min(SEQUENCE, shortest - lead_in)
-    starts = expert.windows(lead_in + length)
+    while (starts := _windows(expert, lead_in + length)) is None:  # an expert that slips often is followed for fewer steps
+        lead_in, length = lead_in // 2, max(1, length // 2)
     chosen = starts[torch.linspace(0, len(starts) - 1, min(sequences, len(starts))).long()]
     state, scores = None, []
     begin = np.ones(len(chosen), dtype=bool)
@@ -115,6 +116,16 @@ def action_agreement(
         else:
             scores.append((torch.as_tensor(action) - theirs).double().square().mean())
     return float(torch.stack(scores).mean())
+
+
+def _windows(expert: EncodedDemos, steps: int) -> Int[Tensor, " windows"] | None:
+    """Rows from which the expert does not slip for so many steps; None if there are none, unless it is about a single step."""
+    try:
+        return expert.windows(steps)
+    except DatasetError:
+        if steps == 1:
+            raise
+        return None
 
 
 def reward_by_step(
