@@ -20,7 +20,10 @@ from dream_env.measuring.study import labelled, name_of, score
 from dream_env.measuring.tables import interval, markdown, number, results_table, rows_table
 
 IN_SHORT = {
-    "ditto": ("bc", "dbc", "gail", "ditto", "ditto-anchor", "ppo", "ppo-anchor"),
+    "ditto": (
+        "bc", "dbc", "dbc+updates", "gail", "ditto", "ditto+updates", "ditto-anchor", "ditto-anchor+updates", "ppo",
+        "ppo+updates", "ppo-anchor",
+    ),  # fmt: skip
     "ditto_a3c": ("bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ditto-anchor", "ppo", "ppo+play"),
     "cmil": ("bc", "dbc", "vmail-offline", "cmil-offline", "vmail", "cmil", "pdac"),
 }
