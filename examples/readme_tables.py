@@ -21,8 +21,17 @@ from dream_env.measuring.tables import interval, markdown, number, results_table
 
 IN_SHORT = {
     "ditto": (
-        "bc", "dbc", "dbc+updates", "gail", "ditto", "ditto+updates", "ditto-anchor", "ditto-anchor+updates", "ppo",
-        "ppo+updates", "ppo-anchor",
+        "bc",
+        "dbc",
+        "dbc+updates",
+        "gail",
+        "ditto",
+        "ditto+updates",
+        "ditto-anchor",
+        "ditto-anchor+updates",
+        "ppo",
+        "ppo+updates",
+        "ppo-anchor",
     ),  # fmt: skip
     "ditto_a3c": ("bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ditto-anchor", "ppo", "ppo+play"),
     "cmil": ("bc", "dbc", "vmail-offline", "cmil-offline", "vmail", "cmil", "pdac"),
