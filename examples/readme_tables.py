@@ -32,7 +32,7 @@ IN_SHORT = {
         "ppo",
         "ppo+updates",
         "ppo-anchor",
-    ),  # fmt: skip
+    ),
     "ditto_a3c": ("bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ditto-anchor", "ppo", "ppo+play"),
     "cmil": ("bc", "dbc", "vmail-offline", "cmil-offline", "vmail", "cmil", "pdac"),
 }

@@ -126,12 +126,15 @@ class Pdac(OnlineLearner):
         )
 
     def check_online(self, dream: DreamEnv) -> None:
-        """Refuse actions that SAC has none of.
+        """Refuse actions that SAC has none of, and options that are none of its own.
 
         Raises:
-            ConfigError: for discrete actions, and for a Box without bounds.
+            ConfigError: for discrete actions, for a Box without bounds, and for options that say what flags say.
         """
+        from .pdac_networks import more_options
+
         _check(dream.world_model.action_spec)
+        more_options(self.options)
 
     def learn_online(
         self,

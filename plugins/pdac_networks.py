@@ -165,7 +165,7 @@ def make_algorithm(
                 "net_arch": list(config["net_arch"]), "features_extractor_class": Encoder,
                 "features_extractor_kwargs": _encoder_arguments(config),
             },
-            **{**arguments, **_more_options(options)},
+            **{**arguments, **more_options(options)},
         )  # fmt: skip
     except TypeError as error:
         raise PluginError(f"{name} does not take these options: {error}") from error
@@ -194,7 +194,12 @@ def _unit_box(config: dict[str, Any]) -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (ActionSpec.from_json(config["action"]).size,), np.float32)
 
 
-def _more_options(options: str) -> dict[str, Any]:
+def more_options(options: str) -> dict[str, Any]:
+    """Constructor arguments given as JSON.
+
+    Raises:
+        ConfigError: if they are no JSON object, or say what is not theirs to say.
+    """
     given = json_options(options, "options are")
     for name in ("use_sde", "seed"):
         if name in given:

@@ -475,6 +475,12 @@ def test_algorithms_that_cannot_do_it_are_refused(slide, options, error, message
         slide.learn(**options)
 
 
+@pytest.mark.parametrize("options", ["{", '{"use_sde": true}'])
+def test_options_that_are_none_are_refused_before_a_run_takes_its_folder(slide, options):
+    with pytest.raises(ConfigError, match="options"):
+        Pdac(options=options).check_online(slide.dream)
+
+
 @pytest.mark.usefixtures("_without_runtime_types")
 @pytest.mark.parametrize(
     ("option", "value"),
