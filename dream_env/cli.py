@@ -108,7 +108,7 @@ def _collect(words: list[str]) -> None:
 
 def _fit(words: list[str]) -> None:
     """Learn a world model from a Minari dataset."""
-    default = FitStage.of(_peek(words, "--preset", "small"), "", Path())
+    default = FitStage.of(peek(words, "--preset", "small"), "", Path())
     vars(default).update(dataset=tyro.MISSING, out=tyro.MISSING)  # no preset has these: they stay required
     folder = fit_stage(_parse(FitStage, "fit", words, default))
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
@@ -117,9 +117,9 @@ def _fit(words: list[str]) -> None:
 
 def _imitate(words: list[str]) -> None:
     """Learn a policy in the model's dreams: an agent."""
-    learner = resolve_learner(_peek(words, "--learner", "ppo"))
+    learner = resolve_learner(peek(words, "--learner", "ppo"))
     usual = type(learner).usual_reward
-    reward = load_reward(_peek(words, "--reward", usual))
+    reward = load_reward(peek(words, "--reward", usual))
     # The plug-ins' own options become flags: those of the reward under its name, those of the learner as they are.
     command: Any = dataclasses.make_dataclass(
         "Imitate",
@@ -174,14 +174,17 @@ def _parse(cls: Any, command: str, words: list[str], default: Any = None) -> Any
     return tyro.cli(cls, prog=f"dream-env {command}", args=words, **options)
 
 
-def _peek(words: list[str], flag: str, default: str) -> str:
-    """The value of a flag that decides which other flags there are: of one given twice the last, as for all flags."""
+def peek(words: list[str], flag: str, default: str) -> str:
+    """The value of one flag before the others are looked at: of one given twice the last, ``_`` for ``-``, as for all flags."""
     found = default
     for i, word in enumerate(words):
-        if word == flag and i + 1 < len(words):
+        name, given, value = word.partition("=")
+        if name.replace("_", "-") != flag:
+            continue
+        if given:
+            found = value
+        elif i + 1 < len(words):
             found = words[i + 1]
-        elif word.startswith(flag + "="):
-            found = word.split("=", 1)[1]
     return found
 
 

@@ -181,6 +181,9 @@ class Learner(ABC):
     """Whether it learns from the dream's reward; result rows of one that does not bear its own name instead."""
     usual_reward: ClassVar[str] = "ditto"
     """The reward it is used with where none is named."""
+    reports_each_update: ClassVar[bool] = False
+    """Whether ``progress`` is called after each update throughout. Of another learner an option ``report_last``, if it has one,
+    says after how many of the last it is."""
 
     def check(self, dream: "DreamEnv") -> None:  # noqa: B027 (optional to override)
         """Refuse a dream in which it cannot learn, with a ConfigError: asked before a run takes its folder."""

@@ -23,7 +23,7 @@ from dream_env.fitting.fit import FitConfig, fit
 from dream_env.fitting.graphed import Graph
 from dream_env.fitting.parallel import Processes, joined
 from dream_env.imitated import imitated
-from dream_env.learning.on_policy import OnPolicyLearner, resolve_learner
+from dream_env.learning.on_policy import resolve_learner
 from dream_env.learning.tail import Tail
 from dream_env.measuring.evaluation import action_agreement, latent_distance, reward_by_step
 from dream_env.measuring.video import open_loop_video
@@ -307,7 +307,7 @@ def _check_tail(count: int, learner: Learner) -> None:
     Raises:
         ConfigError: if it reports less often, or does not say how often.
     """
-    if not count or isinstance(learner, OnPolicyLearner):  # of SB3: one report an update throughout
+    if not count or learner.reports_each_update:
         return
     reported = getattr(learner, "report_last", None)
     if reported is None:

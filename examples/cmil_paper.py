@@ -34,7 +34,7 @@ from dream_env.checkpoint import read_json, write_file
 from dream_env.device import check_device
 from dream_env.errors import ConfigError, nearest
 from dream_env.measuring import results
-from dream_env.measuring.families import config_of, differing_keys, grouped, told_of
+from dream_env.measuring.families import config_of, differing_keys, grouped, told_apart, told_of
 from dream_env.measuring.study import name_of
 from dream_env.run_folder import read_metrics
 from dream_env.showing.drawing import COLOURS, finish, panels, save, x_axis
@@ -352,13 +352,9 @@ def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float
 def _called(method: str, rows: Sequence[results.Row]) -> dict[str, list[results.Row]]:
     """Rows of one method by what was trained: their name is the method's, with what differs in brackets if there are several."""
     trainings = list(grouped(rows, config_of).values())
-    told = [told_of(same[0]) for same in trainings]
-    differing = differing_keys(told)
-    found = {}
-    for facts, same in zip(told, trainings, strict=True):
-        said = ", ".join(f"{key}={facts[key]}" for key in differing if key in facts)
-        found[f"{method} ({said or 'defaults'})" if differing else method] = same
-    return found
+    said = told_apart([told_of(same[0]) for same in trainings])
+    names = [f"{method} ({of or 'defaults'})" if any(said) else method for of in said]
+    return dict(zip(names, trainings, strict=True))
 
 
 def table(rows: Sequence[results.Row]) -> str:

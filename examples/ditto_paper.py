@@ -12,7 +12,6 @@ the output folder, the result file, the folders of ``$MINARI_DATASETS_PATH`` and
 which workers import ``runner``, and this Python with the package installed, beside which lies the ``dream-env`` they run.
 """
 
-import argparse
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from ditto_methods import METHODS
 from gymnasium import spaces
 from runner import Engine, finished, note_finished, run, spread, start
 
+from dream_env.cli import peek
 from dream_env.collecting.collect import CollectConfig
 from dream_env.device import check_device
 from dream_env.errors import ConfigError, nearest
@@ -164,20 +164,13 @@ def _check_demos(grid: Grid, game: str) -> None:
     recorded = bool(grid.imitate) or grid.expert == "recorded"
     dataset = _imitated(grid, game)
     there = find_dataset(dataset).num_episodes if recorded else grid.record
-    held_out = HELD_OUT if grid.imitate else _held_out(grid)
+    held_out = HELD_OUT if grid.imitate else int(peek(shlex.split(grid.fit), "--held-out", str(FitStage.held_out)))
     if (most := max(grid.demos, default=0)) > there - held_out:
         more = "" if recorded else f", or --record {most + held_out} (under another --dataset where fewer are recorded)"
         raise ConfigError(
             f"--demos {most} were asked for, but {dataset} {'has' if recorded else 'is to have'} {there} episodes, of which "
             f"{held_out} are held out to measure on: give at most {there - held_out}{more}"
         )
-
-
-def _held_out(grid: Grid) -> int:
-    """Episodes that the fit keeps back."""
-    flags = argparse.ArgumentParser(prog="--fit", add_help=False, allow_abbrev=False)
-    flags.add_argument("--held-out", "--held_out", type=int, default=FitStage.held_out)
-    return int(flags.parse_known_args(shlex.split(grid.fit))[0].held_out)
 
 
 def _dataset(grid: Grid, game: str) -> str:

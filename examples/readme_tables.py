@@ -21,21 +21,12 @@ from dream_env.measuring.tables import interval, markdown, number, results_table
 
 IN_SHORT = {
     "ditto": (
-        "bc",
-        "dbc",
-        "dbc+updates",
-        "gail",
-        "ditto",
-        "ditto+updates",
-        "ditto-anchor",
-        "ditto-anchor+updates",
-        "ppo",
-        "ppo+updates",
-        "ppo-anchor",
+        "bc", "dbc", "dbc+updates", "gail", "ditto", "ditto+updates", "ditto-anchor", "ditto-anchor+updates", "ppo",
+        "ppo+updates", "ppo-anchor",
     ),
     "ditto_a3c": ("bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ditto-anchor", "ppo", "ppo+play"),
     "cmil": ("bc", "dbc", "vmail-offline", "cmil-offline", "vmail", "cmil", "pdac"),
-}
+}  # fmt: skip
 """Methods that the README shows, by result file: no ablations, and of the expert's episodes the usual number."""
 DEMOS = {"ditto": (15,), "ditto_a3c": (15,), "cmil": (20, 9)}
 """That number; of robots, by task."""

@@ -45,6 +45,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dream_env.errors import ConfigError, PluginError, nearest
+from dream_env.functional import max_cosine as max_cosine
 from dream_env.latent import Latent
 from dream_env.model.encoded import EncodedDemos
 from dream_env.model.world_model import WorldModel
@@ -52,7 +53,6 @@ from dream_env.plugin import Reward, Transition
 
 from .nearest_state import NearestState
 from .similarity import cosine, negative_distance
-from .similarity import max_cosine as max_cosine
 
 Space = Literal["h", "z", "both"]
 Metric = Literal["dot", "cosine", "l2", "nearest"]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .similarity import max_cosine
+from dream_env.functional import max_cosine
 
 States = Callable[[Int[Tensor, " rows"]], Float[Tensor, "rows size"]]
 
@@ -48,9 +48,8 @@ class NearestState:
         if device.type == "cuda":  # a GPU would be waited for, to know how many are left; there all are compared
             return
         sample = F.normalize(sample, dim=-1)
-        self._axes = (
-            torch.linalg.eigh(sample.T @ sample).eigenvectors.flip(1)[:, : max(1, self._size // 4)].contiguous()
-        )
+        axes = torch.linalg.eigh(sample.T @ sample).eigenvectors.flip(1)  # the first hold the most
+        self._axes = axes[:, : max(1, self._size // 4)].contiguous()
         blocks = -(-count // _BLOCK)
         self._fewer = torch.zeros(blocks * _BLOCK, self._axes.shape[1] + 1)
         self._length = torch.zeros(blocks, _BLOCK)
@@ -95,10 +94,8 @@ class NearestState:
         ratio = torch.minimum(own, theirs) / torch.maximum(own, theirs).clamp_min(tiny)
         pair, within = (bound[whose, block] * ratio >= enough[whose]).nonzero(as_tuple=True)
         whose, rows = whose[pair], block[pair] * _BLOCK + within
-        whose, rows = (
-            whose[rows < self._count],
-            rows[rows < self._count],
-        )  # the last block may be longer than the states
+        there = rows < self._count  # the last block may be longer than the states
+        whose, rows = whose[there], rows[there]
         chunk = max(1, _CHUNK // self._size)
         pairs = zip(whose.split(chunk), rows.split(chunk), strict=True)
         alike = torch.cat([max_cosine(query[some], self.states(row)) for some, row in pairs])

@@ -1,4 +1,4 @@
-"""How alike two model states are: DITTO's similarity and its two rivals of §3.1.
+"""How alike two model states are: the two rivals of DITTO's similarity (``dream_env.functional.max_cosine``) of §3.1.
 
 Pure functions on vectors, any leading axes; ``ditto.py`` says which half of the model state the vectors are.
 """
@@ -8,8 +8,6 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from dream_env.functional import max_cosine as max_cosine
 
 
 def cosine(a: Float[Tensor, "*shape size"], b: Float[Tensor, "*shape size"]) -> Float[Tensor, "*shape"]:

@@ -433,6 +433,7 @@ def test_last_policies_play_a_row_of_their_own_each_in_its_own_games(run, monkey
         return evaluate(actor, make, **options)
 
     monkeypatch.setattr("dream_env.measuring.evaluation.evaluate", watch)
+    (folder / "metrics.csv").write_text(METRICS)
     options = {"episodes": 2, "snapshot_episodes": 0, "video": False, "results": tmp_path / "all.csv"}
     evaluate_stage(EvaluateStage(folder, tail_episodes=2, **options), progress=False)
     first = [[10_000 + 2 * k, 10_001 + 2 * k] for k in range(3)]
@@ -441,6 +442,7 @@ def test_last_policies_play_a_row_of_their_own_each_in_its_own_games(run, monkey
     assert (row.tail, row.episodes, row.deterministic, row.method) == (3, 6, False, "ditto")
     assert row.options == '{"ditto.space": "both", "tail": 3}'
     assert [other.tail for other in results.read(folder / "evaluation.csv")[:-1]] == [0, 0, 0, 0]
+    assert (row.steps, row.latent_distance, row.action_agreement) == (None, None, None)  # three policies, and no one's
     assert "| ditto + ppo from bc, last 3 | sampled | 2 | 1 | 6 |" in results_table([tmp_path / "all.csv"])
     played.clear()
     evaluate_stage(EvaluateStage(folder, tail_episodes=2, **options), progress=False)

@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ _ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "silu": torch.nn.S
 @dataclass
 class OnPolicyLearner(Learner):
     """Run ``algorithm`` in the dream. Options of the algorithm that are no field here go into ``options``."""
+
+    reports_each_update: ClassVar[bool] = True
 
     algorithm: str = "stable_baselines3:PPO"
     """An SB3 on-policy algorithm as ``module:Class``."""

@@ -95,9 +95,8 @@ def action_agreement(
     shortest = int((long if len(long) else expert.lengths).min())  # a single short episode is left out
     lead_in = min(LEAD_IN, shortest - 1) if policy.observes == "observation" else 0
     length = min(SEQUENCE, shortest - lead_in)
-    while (
-        starts := _windows(expert, lead_in + length)
-    ) is None:  # an expert that slips often is followed for fewer steps
+    # An expert that slips often is followed for fewer steps.
+    while (starts := _windows(expert, lead_in + length)) is None:
         lead_in, length = lead_in // 2, max(1, length // 2)
     chosen = starts[torch.linspace(0, len(starts) - 1, min(sequences, len(starts))).long()]
     state, scores = None, []

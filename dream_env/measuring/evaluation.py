@@ -264,9 +264,14 @@ def _rows(stage: EvaluateStage, agent: Agent, games: Games, facts: dict[str, Any
     }
     options = json.loads(trained["options"] or "{}")
     last = len(games.get(("tail", False), ())) // max(1, stage.tail_episodes)
-    kinds = {"agent": trained | _measured(stage.agent)} | {
-        name: {**trained, **_measured(stage.agent, steps), "options": json.dumps(options | more, sort_keys=True)}
-        for name, steps, more in (("selected", selected, {"select": stage.select}), ("tail", None, {"tail": last}))
+
+    def chosen(**more: Any) -> dict[str, str]:
+        return {"options": json.dumps(options | more, sort_keys=True)}
+
+    kinds = {
+        "agent": trained | _measured(stage.agent),
+        "selected": trained | _measured(stage.agent, selected) | chosen(select=stage.select),
+        "tail": trained | chosen(tail=last),  # of many policies, which were not measured together
     }
     rows = []
     for (name, deterministic), numbers in numbers_of.items():

@@ -145,6 +145,12 @@ def differing_keys(told: Iterable[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({frozen(of.get(key, MISSING)) for of in told}) > 1]
 
 
+def told_apart(told: Sequence[Mapping[str, Any]], *, but: Sequence[str] = ()) -> list[str]:
+    """What tells each from the others, as ``max_steps=200, fire=True``; nothing of one that has none of what differs."""
+    differing = [key for key in differing_keys(told) if key not in but]
+    return [", ".join(f"{key}={of[key]}" for key in differing if key in of) for of in told]
+
+
 def frozen(value: Any) -> Any:
     """Something equal that can be a key, as tuples for lists."""
     if isinstance(value, Mapping):

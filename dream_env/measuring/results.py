@@ -45,7 +45,8 @@ class Row:
     deterministic: bool = False
     """The likeliest action each time (argmax); otherwise actions are sampled."""
     steps: int | None = None
-    """Dream steps that the policy had learned from; expert states of one that cloned, real steps of one that played."""
+    """Dream steps that the policy had learned from; expert states of one that cloned, real steps of one that played. None, like
+    what follows, where many policies played (``tail``)."""
     latent_distance: float | None = None
     """Its distance to the expert in the dream, on held-out windows, 1 − DITTO's similarity; None of one that sees no latents."""
     action_agreement: float | None = None

@@ -32,6 +32,7 @@ from dream_env.measuring.families import (
     one_amount,
     options_of,
     reward_options,
+    told_apart,
     told_of,
     usual_horizon,
     usual_reward,
@@ -195,9 +196,7 @@ class Study:
         }
         random = [row for row in rows if row.method == "random"]  # they play the same whatever was recorded
         random = [row for row in random if row.dataset == dataset] or random
-        apart = differing_keys(row.played for row in random)
-        for row in random:
-            said = ", ".join(f"{key}={row.played.get(key)}" for key in apart)
+        for row, said in zip(random, told_apart([row.played for row in random]), strict=True):
             found[f"random ({said})" if said else "random"] = float(getattr(row, column))
         return found
 
@@ -267,11 +266,9 @@ def names(rows: Iterable[Row]) -> dict[Row, str]:
     """
     found = {row: name_of(row) for row in rows}
     for (_, name), same in grouped(found, lambda row: (row.environment, name_of(row))).items():
-        told = {row: told_of(row) for row in same}
-        differing = [key for key in differing_keys(told.values()) if key != "n_expert"]
-        for row in same if differing else ():
-            said = [f"{key}={told[row][key]}" for key in differing if key in told[row]]
-            found[row] = f"{name} ({', '.join(said) or 'defaults'})"
+        said = told_apart([told_of(row) for row in same], but=("n_expert",))
+        if any(said):
+            found |= {row: f"{name} ({of or 'defaults'})" for row, of in zip(same, said, strict=True)}
     return found
 
 

@@ -1,7 +1,7 @@
 """Result rows as tables: on the terminal after an evaluation, in a run's report, in the README."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from dream_env.measuring import results
-from dream_env.measuring.families import differing_keys, frozen
+from dream_env.measuring.families import frozen, told_apart
 from dream_env.measuring.results import Row
 from dream_env.measuring.statistics import interval_over_runs, iqm
 
@@ -103,12 +103,12 @@ def rows_table(rows: Iterable[Row]) -> str:
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     datasets: dict[str, set[str]] = {}
-    protocols: dict[str, list[Mapping[str, Any]]] = {}
+    protocols: dict[str, list[Row]] = {}
     for row in rows:
         key: tuple[Any, ...] = (row.environment, row.method, row.deterministic)
         if row.method != "expert":  # who played before
             key += (frozen(row.played),)
-            protocols.setdefault(row.environment, []).append(row.played)
+            protocols.setdefault(row.environment, []).append(row)
         if row.method != "random":  # who plays the same whatever was recorded
             key += (row.dataset,)
             datasets.setdefault(row.environment, set()).add(row.dataset)
@@ -123,15 +123,16 @@ def rows_table(rows: Iterable[Row]) -> str:
             same.append(row)
     order = {"random": 0, "expert": 1}
     successes = success_columns(row for rows in groups.values() for row in rows)
-    differing = {name: [key for key in differing_keys(of) if key != "fire"] for name, of in protocols.items()}
-    several = {"dataset": any(len(of) > 1 for of in datasets.values()), "game": any(differing.values())}
+    games = {
+        row: said
+        for of in protocols.values()
+        for row, said in zip(of, told_apart([row.played for row in of], but=("fire",)), strict=True)
+    }
+    several = {"dataset": any(len(of) > 1 for of in datasets.values()), "game": any(games.values())}
     lines = []
     for same in sorted(groups.values(), key=lambda rows: (rows[0].environment, order.get(rows[0].method, 2))):
-        first, apart = same[0], differing.get(same[0].environment, [])
-        facts = {
-            "dataset": first.dataset if first.method != "random" else "",
-            "game": ", ".join(f"{key}={first.played.get(key)}" for key in apart) if first.method != "expert" else "",
-        }
+        first = same[0]
+        facts = {"dataset": first.dataset if first.method != "random" else "", "game": games.get(first, "")}
         lines.append(_group_line(same, [fact for name, fact in facts.items() if several[name]], successes))
     shown = [name for name in several if several[name]]
     head = ("environment", *shown, *HEAD[:2], "demos", "seeds", *HEAD[2:], *successes, "minutes")

@@ -1,6 +1,6 @@
 """Figures of a study of many runs: return by expert episodes, by horizon and by reward, and curves through training."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def score_figure(by_title: Mapping[str, Lines], look: Looks, levels: Mapping[str
             bars = np.array([[max(0.0, s.iqm - s.low) for s in scores], [max(0.0, s.high - s.iqm) for s in scores]])
             style = {"linewidth": 1.2, "markersize": 4, "capsize": 2, "elinewidth": 0.8, **look[name]}
             panel.errorbar(np.array(at) * side, middle, bars, label=name, **style)
-        _levels(panel, levels.get(title, {}), "IQM")
+        _levels(panel.axhline, levels.get(title, {}), "IQM")
         panel.set_xscale("log")
         panel.set_xlim(0.75 * ticks[0], ticks[-1] / 0.75)
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -73,14 +73,7 @@ def ablation_figure(groups: Mapping[str, Sequence[Row]], levels: Levels, title: 
         found = score(rows)
         bar = [[max(0.0, found.iqm - found.low)], [max(0.0, found.high - found.iqm)]]
         panel.errorbar(found.iqm, at, xerr=bar, fmt="o", color=COLOURS[0], markersize=4, capsize=2, elinewidth=0.8)
-    for name, value in levels.items():
-        panel.axvline(
-            value,
-            color=GREY if name.startswith("random") else GREEN,
-            linewidth=1.0,
-            linestyle="--",
-            label=f"{name}, IQM",
-        )
+    _levels(panel.axvline, levels, "IQM")
     panel.set_yticks(range(len(groups)), list(groups))
     panel.invert_yaxis()
     panel.set_xlabel("real return, IQM", fontsize=9)
@@ -109,7 +102,7 @@ def training_figure(
         c = found.get(column)
         head = f"Spearman within models\n{c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−") if c else title
         if column == "return_mean":
-            _levels(panel, levels, "mean")
+            _levels(panel.axhline, levels, "mean")
         x_axis(panel, "steps")
         finish(panel, head, text)
     return save(_with_legend(figure, axes), path)
@@ -145,9 +138,12 @@ def _with_legend(figure: Figure, axes: Sequence[Axes], *, below: bool = False) -
     return figure
 
 
-def _levels(panel: Axes, levels: Levels, statistic: str) -> None:
-    """Level lines, by the statistic that the points beside them are; several experts have a dash each."""
+def _levels(line: Callable[..., object], levels: Levels, statistic: str) -> None:
+    """Level lines (``axhline``, ``axvline`` of a panel), by the statistic that the points beside them are.
+
+    Several experts, and random games of several protocols, have a dash each.
+    """
     dashes = {colour: iter(("--", "-.", ":") * len(levels)) for colour in (GREY, GREEN)}
     for name, value in levels.items():
         colour = GREY if name.startswith("random") else GREEN
-        panel.axhline(value, color=colour, linewidth=1.0, linestyle=next(dashes[colour]), label=f"{name}, {statistic}")
+        line(value, color=colour, linewidth=1.0, linestyle=next(dashes[colour]), label=f"{name}, {statistic}")

@@ -136,9 +136,9 @@ def _rewards(
     parts, found = [f"## {title}"], comparisons(groups)
     for comparison, more in zip(found, ("", "_more_seeds"), strict=False):
         shown = {called[options]: rows for options, rows in comparison.points.items()}
-        head = f"{environment}, {name}\n{_over(comparison)}"
-        figure = ablation_figure(shown, study.levels(environment), head, out / f"{stem}{more}.png")
         over = _over(comparison)
+        head = f"{environment}, {name}\n{over}"
+        figure = ablation_figure(shown, study.levels(environment), head, out / f"{stem}{more}.png")
         parts += [f"![{title}, {over}]({figure.name})", f"Over {over}:", _ablation(list(groups), comparison.points)]
     return parts + _left_out(environment, groups, found, called)
 
@@ -212,9 +212,11 @@ def _through_training(
         parts.append(f"![{title}]({path.name})")
         called = f"{game} ({dataset})" if several else game
         methods = dict.fromkeys(point.method for point in these)
-        each = {method: [point for point in these if point.method == method] for method in methods}
-        for method, some in {"all": these, **each}.items():
-            for name, c in correlations(some, models).items():
+        each = {
+            method: correlations([point for point in these if point.method == method], models) for method in methods
+        }
+        for method, of in {"all": found, **each}.items():
+            for name, c in of.items():
                 lines.append((called, str(demos), method, METRICS[name], str(c.n), str(c.groups), *_cells(c)))
         for some in by_world_model(these, models):
             trainings = ", ".join(dict.fromkeys(point.method for point in some))
