@@ -17,18 +17,17 @@ class Standardizer(nn.Module):
 
     Pictures: ``std`` has ``std_floor`` grey levels added. With one mean and std for the whole picture a ball of four
     pixels is lost in the background for thousands of updates; with each pixel's own, rare moving things weigh most.
-    Vectors: entries that hardly move in the recordings are only centred.
 
     An agent shows the model what no recording showed: an expert that never lost leaves the other side's score at 0, and a
-    digit that then lights up would be dozens of standard deviations away and drown everything else. So a pixel that never
-    changed in the recordings is ignored, and no picture's entry is taken for more than ``LIMIT`` deviations.
+    digit that then lights up would be dozens of standard deviations away and drown everything else. So what never changed in
+    the recordings, pixel or entry of a vector, is ignored (weights that only saw 0 have learned nothing about it), and no
+    picture's entry is taken for more than ``LIMIT`` deviations.
     """
 
     STILL_PIXEL = 0.01
     """A pixel with a smaller standard deviation, in grey levels, never changed; the rest is rounding."""
     STILL = 1e-4
-    """A vector entry with a smaller standard deviation counts as constant: dividing by it would only amplify noise."""
-
+    """A vector entry with a smaller standard deviation never changed: dividing by it would only amplify noise."""
     LIMIT = 10.0
     """Standard deviations beyond which a pixel is cut off."""
 
@@ -49,12 +48,9 @@ class Standardizer(nn.Module):
         result: dict[str, Tensor] = {}
         for key in self.keys:
             mean, std = self._mean_std(key)
-            x = packed[key.name].to(torch.float32, copy=True).sub_(mean)
-            if key.kind == "image":
-                gain = torch.where(std > 0, 1.0 / std, 0.0)
-                result[key.name] = x.mul_(gain).clamp_(-self.LIMIT, self.LIMIT).movedim(-1, -3)
-            else:
-                result[key.name] = x.div_(std)
+            gain = torch.where(std > 0, 1.0 / std, 0.0)
+            x = packed[key.name].to(torch.float32, copy=True).sub_(mean).mul_(gain)
+            result[key.name] = x.clamp_(-self.LIMIT, self.LIMIT).movedim(-1, -3) if key.kind == "image" else x
         return result
 
     def inverse(self, standardized: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -80,9 +76,9 @@ def _affine(key: ObservationKey, config: ObservationConfig, statistics: Statisti
         return (127.5, 255.0) if key.kind == "image" else (0.0, 1.0)
     mean, std = (np.asarray(x, np.float64) for x in statistics[key.name])
     if key.kind == "vector":
-        return mean, np.where(std > Standardizer.STILL, std, 1.0)
+        return mean, np.where(std > Standardizer.STILL, std, 0.0)
     if config.standardize == "global":
         variance = (std**2).mean() + mean.var()  # law of total variance
         mean, std = mean.mean(), np.sqrt(variance)
-    # 0 marks a pixel that never changed; in pictures with one deviation for all there is none.
+    # As of vectors, 0 marks a pixel that never changed; in pictures with one deviation for all there is none.
     return mean, np.where(std > Standardizer.STILL_PIXEL, std + config.std_floor, 0.0)
