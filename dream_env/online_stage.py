@@ -29,7 +29,7 @@ from dream_env.recordings.demos import Demos
 from dream_env.recordings.recording import dataset_folder
 from dream_env.recordings.replay import Replay, check_new_dataset
 from dream_env.run_folder import Clock, MetricsLog, check_claim, claim
-from dream_env.stages import ImitateStage, imitate_identity, not_worth_a_run, usual_identity
+from dream_env.stages import ImitateStage, dream_of, imitate_identity, not_worth_a_run, usual_identity
 
 
 def online_stage(
@@ -61,14 +61,7 @@ def online_stage(
     identity, usual = (of(stage, reward, learner, *free) for of in (imitate_identity, usual_identity))
     check_claim(out, "imitate", identity, usual=usual)  # before recordings are encoded
     whom = imitated(stage.wm, stage.dataset, out, stage.device, progress=progress)
-    dream = DreamEnv(
-        stage.num_envs,
-        wm=whom.world_model,
-        expert=whom.train,
-        reward=reward,
-        horizon=stage.horizon,
-        episodes=stage.demos,
-    )
+    dream = dream_of(stage, whom, reward)
     whom.held_out.windows(stage.horizon)
     learner.check_online(dream)
     spec = _environment_spec(stage, dream.world_model)

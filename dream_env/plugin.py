@@ -174,6 +174,14 @@ def ignore(policy: Policy, metrics: dict[str, float]) -> None:
     """The progress callback of whoever does not look."""
 
 
+def first_seed(seed: int) -> int:
+    """What to reset a run's dreams with: a million for each seed of a run, since dream ``i`` takes the i-th after it.
+
+    With the run's seed itself, all dreams but one of a run would be those of the next run, and two runs no two trials.
+    """
+    return 1_000_000 * seed
+
+
 class Learner(ABC):
     """A way to get a policy out of a dream. Subclass as a dataclass; its fields are its options."""
 

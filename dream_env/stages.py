@@ -22,7 +22,7 @@ from dream_env.errors import ConfigError, DatasetError, nearest
 from dream_env.fitting.fit import FitConfig, fit
 from dream_env.fitting.graphed import Graph
 from dream_env.fitting.parallel import Processes, joined
-from dream_env.imitated import imitated
+from dream_env.imitated import Imitated, imitated
 from dream_env.learning.on_policy import resolve_learner
 from dream_env.learning.tail import Tail
 from dream_env.measuring.evaluation import action_agreement, latent_distance, reward_by_step
@@ -250,10 +250,7 @@ def imitate_stage(
     identity, usual = imitate_identity(stage, reward, learner), usual_identity(stage, reward, learner)
     check_claim(out, "imitate", identity, usual=usual)  # before recordings are encoded
     whom = imitated(stage.wm, stage.dataset, out, stage.device, progress=progress)
-    dream = DreamEnv(
-        stage.num_envs, wm=whom.world_model, expert=whom.train, reward=reward, horizon=stage.horizon,
-        episodes=stage.demos, precision=stage.precision,
-    )  # fmt: skip
+    dream = dream_of(stage, whom, reward)
     held_out = whom.held_out
     held_out.windows(stage.horizon)
     if progress and (short := whom.train.too_short(stage.horizon)):
@@ -299,6 +296,16 @@ def imitate_stage(
     })  # fmt: skip
     store.clear()
     return out
+
+
+def dream_of(stage: ImitateStage, whom: Imitated, reward: Reward) -> DreamEnv:
+    """The dreams of a run; a reward that draws its first weights draws them from the run's seed."""
+    with own_random_numbers(whom.world_model.device):
+        torch.manual_seed(stage.seed)
+        return DreamEnv(
+            stage.num_envs, wm=whom.world_model, expert=whom.train, reward=reward, horizon=stage.horizon,
+            episodes=stage.demos, precision=stage.precision,
+        )  # fmt: skip
 
 
 def _check_tail(count: int, learner: Learner) -> None:

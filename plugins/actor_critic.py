@@ -36,6 +36,7 @@ the expert's actions) where there is a control variate, ``clone_loss`` and, for 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,7 @@ from dream_env.checkpoint import Store
 from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, nearest
-from dream_env.plugin import Learner, Progress, ignore
+from dream_env.plugin import Learner, Progress, first_seed, ignore
 
 from .actor_critic_run import ActorCriticRun
 from .latent_actor import Activation, ActorPolicy, NetShape, SquashKind
@@ -74,7 +75,8 @@ class ActorCritic(Learner):
     """Bring the advantages of an update to mean 0 and standard deviation 1. The released code does, eq. 16 does not, hence
     off by default. Only for the reinforce gradient."""
     baseline: Baseline = "critic"
-    """Whose value the advantage is measured from: critic as eq. 16 has it, the default, or target as the released code."""
+    """Whose value the advantage is measured from: critic as eq. 16 has it, the default, or target as the released code.
+    Only for the reinforce gradient."""
     gradient: Gradient = "reinforce"
     """reinforce is the paper's; dynamics (for a Box only) sends the gradient of the λ-return back through the world model
     and through the reward where that is differentiable, the whole of it (CMIL §5; Dreamer's code, and the learner cmil,
@@ -133,11 +135,12 @@ class ActorCritic(Learner):
                 raise ConfigError(f"{option} lies between 0 and 1, not at {getattr(self, option)}")
         if not 0.0 <= self.average < 1.0:
             raise ConfigError(f"average must be at least 0 and less than 1, not {self.average}")
-        for option in ("max_gradient_norm", "anchor"):
-            if not getattr(self, option) >= 0.0:
+        for option in ("max_gradient_norm", "anchor", "entropy", "entropy_end", "clone_entropy", "learning_rate",
+                       "clone_learning_rate"):  # fmt: skip
+            if not (getattr(self, option) or 0.0) >= 0.0:
                 raise ConfigError(f"{option} must be at least 0, not {getattr(self, option)}")
-        for option in ("target_period", "report_every", "report_last", "clone_batch", "warm_start_updates"):
-            if getattr(self, option) < 1:
+        for option in ("target_period", "report_every", "report_last", "clone_batch", "warm_start_updates", "hidden"):
+            if min(np.atleast_1d(getattr(self, option)), default=1) < 1:
                 raise ConfigError(f"{option} must be at least 1, not {getattr(self, option)}")
 
     def learn(
@@ -162,7 +165,7 @@ class ActorCritic(Learner):
             if saved is not None:
                 run.restore(saved[1], saved[2])
             else:
-                dream.reset(seed=seed)
+                dream.reset(seed=first_seed(seed))
                 if self.warm_start == "bc":
                     progress(run.policy, {"steps": 0.0, **run.clone_first()})
             while run.steps < steps:

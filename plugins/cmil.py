@@ -98,7 +98,9 @@ class Cmil(Gail):
         if not self.score_noise:
             return super().logit(latent_t, action_t, latent_tp1)
         seen = self._seen(latent_t, action_t, latent_tp1)
-        logit: Tensor = self.discriminator(seen + self.input_noise * noise_of(seen, self.seed)).squeeze(-1)
+        logit: Tensor = self.discriminator(
+            seen + self.input_noise * noise_of(seen, self._generator.initial_seed())
+        ).squeeze(-1)
         return logit
 
     def on_data(self, transition: Transition) -> Float[Tensor, " batch"]:

@@ -12,7 +12,7 @@ A discriminator D, a small network on latents, learns after every horizon to tel
 What of D is the reward, ``form``:
 
 - ``probability``, ``D`` in (0, 1): the released code of DITTO's D-GAIL, of VMAIL and (before its penalty) of CMIL, whatever
-  their equations say. Nearly flat where D is sure of itself. The default.
+  their equations say. Nearly flat where D is sure of itself. The default, since the papers' figures come from that code.
 - ``log_probability``, ``log D`` below 0: VMAIL eq. 8. Each step costs, so with ``terminate=True`` an early end is worth having.
 - ``softplus``, ``−log(1 − D) = log(1 + exp(logit))`` above 0: what the learner maximises in eq. 3 as printed. Each step pays,
   so long dreams are worth having.
@@ -82,8 +82,9 @@ class Gail(Reward):
     """Standard deviation of the Gaussian noise added to what the discriminator learns from; the reward has none."""
     gradient_penalty: float = 0.0
     """Weight of (‖∇ logit‖ − 1)², taken between expert and learner steps; 0 is none."""
-    seed: int = 0
-    """Seed of the discriminator's weights, of its batches and of its noise."""
+    seed: int | None = None
+    """Seed of the discriminator's weights, of its batches and of its noise; that of ``torch.manual_seed`` unless given, which
+    in ``imitate`` is the run's."""
 
     def __post_init__(self) -> None:
         for option, choices in (("inputs", get_args(Inputs)), ("form", get_args(Form))):
@@ -114,16 +115,17 @@ class Gail(Reward):
     def prepare(self, world_model: WorldModel, expert: EncodedDemos) -> None:
         """Make a discriminator that knows nothing: D = 1/2 everywhere."""
         self._action_spec = world_model.action_spec
+        seed = torch.initial_seed() % 2**63 if self.seed is None else self.seed
         state = world_model.feat_size + world_model.action_spec.size
         size = 2 * world_model.deter_size if self.inputs == "next_h" else state
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)
+            torch.default_generator.manual_seed(seed)
             network = mlp([size, *self.hidden, 1], "silu")
         for parameter in network[-1].parameters():  # or its first rewards would be noise, and standardised to full size
             nn.init.zeros_(parameter)
         self.discriminator = network.to(world_model.device)
         self._optimizer = torch.optim.Adam(self.discriminator.parameters(), self.learning_rate)
-        self._generator = torch.Generator(device=world_model.device).manual_seed(self.seed)
+        self._generator = torch.Generator(device=world_model.device).manual_seed(seed)
 
     # --------------------------------------------------------------------------------------------------- the reward
 

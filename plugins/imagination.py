@@ -111,8 +111,10 @@ def _step(dreams: Dreams, action: Tensor, alive: Bool[Tensor, " batch"]) -> tupl
         reward, ended, _ = dreams.step(action)
         return reward, ended
     which = dreams.everyone[alive]
-    reward, ended, _ = dreams.step(action[which], which)
     nothing = torch.zeros(dreams.num, device=action.device)
+    if not len(which):  # a reward is not asked about no dream at all
+        return nothing, torch.zeros_like(alive)
+    reward, ended, _ = dreams.step(action[which], which)
     return nothing.index_copy(0, which, reward), torch.zeros_like(alive).index_copy(0, which, ended)
 
 

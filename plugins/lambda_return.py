@@ -2,8 +2,8 @@
 
 Time is the first axis: row ``t`` of 0 … H − 1 is a step of the dream, from ``ŝ_t`` by ``a_t`` to ``ŝ_{t+1}``, and its reward
 ``r_t`` is the dream's for that step (``plugins/ditto.py`` says which state it looks at). So there are H rewards and H + 1
-states. Eqs. 15 and 16 sum over t = 1 … H − 1, algorithm 1 over H + 1 states; both leave out the last state, where the target
-equals the critic. That is what is done here: a loss for each state in which something was done, none for the last one.
+states. Eqs. 15 and 16 leave out the last state; algorithm 1 sums the critic's loss over it too, where the target is the slow
+critic's own value. Here it is as in the equations: a loss for each state in which something was done, none for the last one.
 
 The paper sums over time; these are means over time and dreams. Adam does not mind a constant factor, and so the weights of
 entropy and anchor are per step, whatever the horizon.

@@ -9,6 +9,7 @@ import torch
 from cut_off import CutOff
 from dream_env.plugins.actor_critic import ActorCritic
 from dream_env.plugins.actor_critic_run import ActorCriticRun
+from dream_env.plugins.ditto import Ditto
 from dream_env.plugins.imagination import ExpertReplay, imagine
 from dream_env.plugins.lambda_return import (
     StepStandardizer,
@@ -196,6 +197,40 @@ def test_losses_of_a_policy_that_knows_nothing_are_those_of_eqs_15_and_16():
     assert losses["paper"]["actor_loss"] == pytest.approx(math.log(3) * returns.mean().item() - bonus, abs=1e-5)
     assert losses["target"]["actor_loss"] == pytest.approx(math.log(3) * (returns.mean().item() - 5) - bonus, abs=1e-5)
     assert losses["normal"]["actor_loss"] == pytest.approx(-bonus, abs=1e-5)
+
+
+@pytest.mark.parametrize("baseline", ["critic", "target"])
+@pytest.mark.parametrize("terminate", [False, True])
+def test_losses_are_eqs_14_to_16_summed_dream_by_dream_and_step_by_step(baseline, terminate):
+    """With an actor and two critics that all say something else in each state, so that no state can be taken for another."""
+    run = started(dream(terminate=terminate), baseline=baseline, gamma=0.9, td_lambda=0.7)
+    torch.manual_seed(1)
+    for net in (run.actor.net, run.critic.net, run.target.net):
+        torch.nn.init.normal_(net[-1].weight, std=2.0)
+    imagined = imagine(run.dreams, run.actor, run.generator, gradients=False)
+    assert imagined.ended.any() == terminate
+    value, target = (net(imagined.feat).tolist() for net in (run.critic, run.target))
+    reward, log_prob, entropy = imagined.reward.tolist(), imagined.log_prob.tolist(), imagined.entropy.tolist()
+    actor_losses, critic_losses, all_returns = [], [], []
+    for i in range(8):
+        ends = [t for t in range(6) if imagined.ended[t, i]]
+        length = ends[0] + 1 if ends else 6
+        after = None
+        for t in reversed(range(length)):
+            if ends and t == length - 1:
+                after = reward[t][i]
+            elif t == 5:
+                after = reward[t][i] + 0.9 * target[6][i]
+            else:
+                after = reward[t][i] + 0.9 * (0.3 * target[t + 1][i] + 0.7 * after)
+            advantage = after - (value if baseline == "critic" else target)[t][i]
+            actor_losses.append(-log_prob[t][i] * advantage - 0.05 * entropy[t][i])
+            critic_losses.append(0.5 * (value[t][i] - after) ** 2)
+            all_returns.append(after)
+    losses = run._losses(imagined, 0.05)
+    assert losses["return"].item() == pytest.approx(np.mean(all_returns), rel=1e-4)
+    assert losses["critic_loss"].item() == pytest.approx(np.mean(critic_losses), rel=1e-4)
+    assert losses["actor_loss"].item() == pytest.approx(np.mean(actor_losses), rel=1e-4)
 
 
 def test_the_target_critic_is_the_critic_of_the_last_whole_period():
@@ -517,6 +552,38 @@ def test_dreams_that_end_early_wait_for_the_others():
         assert 8 <= run.steps - before < 48
     assert judge.updates == 12
     ActorCritic(**EVERYTHING).learn(own, 200)
+
+
+@pytest.mark.parametrize("metric", ["dot", "nearest"])
+def test_dreams_may_all_have_ended_before_the_horizon(metric):
+    own = dream(2, reward=Ditto(metric=metric), terminate=True)
+    run = started(own)
+    torch.nn.init.constant_(own.world_model.continue_net[-1].bias, -100.0)  # every step is the last
+    imagined = imagine(run.dreams, run.actor, run.generator, gradients=False)
+    assert imagined.valid.sum(dim=0).tolist() == [1, 1]
+
+
+def test_runs_of_neighbouring_seeds_share_no_dreams():
+    """Dream i takes the i-th seed after the first: were that the run's own, 7 of these 8 starts would come again."""
+    starts = {}
+    for name, learner in {
+        "ditto": ActorCritic(**SMALL),
+        "ppo": load_learner("ppo", n_steps=6, bootstrap="batched"),
+    }.items():
+        for seed in (0, 1):
+            own = dream()
+            reset = own.reset
+
+            def keep(reset=reset, key=(name, seed), **options):
+                observation, info = reset(**options)
+                starts.setdefault(key, observation)
+                return observation, info
+
+            own.reset = keep
+            learner.learn(own, 48, seed=seed)
+        shared = [(a == b).all() for a in starts[name, 0] for b in starts[name, 1]]
+        assert sum(shared) <= 1
+    np.testing.assert_array_equal(starts["ditto", 1], starts["ppo", 1])
 
 
 def test_metrics_are_finite_and_the_entropy_s_weight_falls_in_a_straight_line():

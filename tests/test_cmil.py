@@ -22,6 +22,7 @@ SMALL = {"hidden": (16,), "batch": 32, "learning_rate": 1e-2, "input_noise": 0.5
 def prepared(reward, world_model, rollouts=3):
     """The reward after it has learned from a few rollouts, and one more of them."""
     expert = tiny_expert(world_model)
+    torch.manual_seed(0)
     with torch.no_grad():
         reward.prepare(world_model, expert)
         for seed in range(rollouts):

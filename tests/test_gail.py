@@ -257,11 +257,14 @@ def test_all_randomness_comes_of_the_seed():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, _ = taught(input_noise=0.1)
+    first, _ = taught(input_noise=0.1, seed=0)
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(6)
-    assert equal(weights(first), weights(taught(input_noise=0.1)[0]))
+    assert equal(weights(first), weights(taught(input_noise=0.1, seed=0)[0]))
     assert not equal(weights(first), weights(taught(input_noise=0.1, seed=1)[0]))
+    unseeded = weights(taught(input_noise=0.1)[0])
+    assert equal(unseeded, weights(taught(input_noise=0.1, seed=6)[0]))  # torch's
+    assert not equal(unseeded, weights(first))
 
 
 @pytest.mark.parametrize("options", [{}, {"inputs": "next_h", "input_noise": 0.5, "gradient_penalty": 1.0}])

@@ -39,6 +39,8 @@ class Learning(Reward):
 
     def __call__(self, transition):
         good = self.level + 0.1 * transition.latent_tp1.deter[:, 0]
+        if self.broken == "position, once it learned" and self.level > 0.25:
+            return good.flip(0)
         if self.broken == "mutates":
             transition.latent_t.deter.zero_()
         return {
@@ -83,6 +85,7 @@ def test_a_good_learning_reward_passes():
         ("mutates", "reward 'learning' changed the transition"),
         ("random", "reward 'learning' gives other numbers for the same transition"),
         ("position", "reward 'learning': permuting dreams does not permute rewards"),
+        ("position, once it learned", "reward 'learning': permuting dreams does not permute rewards"),
         ("neighbours", "reward 'learning' of one dream depends on the dreams beside it"),
         ("update mutates", "reward 'learning': update changed the rollout"),
         ("metric", "reward 'learning': update's metric 'level' is nan"),

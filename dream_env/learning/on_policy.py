@@ -35,7 +35,7 @@ from dream_env.learning.sb3 import (
     first_action,
     numbered_from_zero,
 )
-from dream_env.plugin import Learner, Policy, Progress, find, ignore, load_learner
+from dream_env.plugin import Learner, Policy, Progress, find, first_seed, ignore, load_learner
 from dream_env.spaces import ActionSpec
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class OnPolicyLearner(Learner):
             state = _RunState(model, venv, dream)
             saved = store.latest() if store is not None else None
             if saved is None:
-                venv.seed(seed)
+                venv.seed(first_seed(seed))
                 if self.warm_start == "bc":
                     self._warm_start(model, dream.expert, policy, progress)
             else:
