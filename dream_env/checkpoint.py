@@ -35,7 +35,7 @@ FORMAT = 1
 
 SHIPPED = Path(__file__).parent / "shipped"
 """World models that come with the package, a folder each; opened as ``wm="shipped:NAME"``."""
-_SHIPPED_PREFIX = "shipped:"
+SHIPPED_PREFIX = "shipped:"
 _SHIPPED_FILES = "[!.]*/config.json"  # of whole folders: one that is being written has a dot before its name
 
 _MODEL_FILES = ("config.json", "weights.safetensors", "meta.json")
@@ -229,8 +229,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
 
 def model_folder(path: str | Path) -> Path:
     """The local folder of a world model: ``path`` itself, one in this package (``shipped:pong``), or a download."""
-    if str(path).startswith(_SHIPPED_PREFIX):
-        return _shipped(str(path).removeprefix(_SHIPPED_PREFIX))
+    if str(path).startswith(SHIPPED_PREFIX):
+        return _shipped(str(path).removeprefix(SHIPPED_PREFIX))
     folder = Path(path)
     if folder.is_dir():
         missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
@@ -258,7 +258,7 @@ def shipped_model(environment: str) -> str | None:
     """``shipped:NAME`` of the world model of an environment that comes with this package, if there is one."""
     for folder in sorted(SHIPPED.glob(_SHIPPED_FILES)):
         if read_json(folder)["source"]["environment"] == environment:
-            return _SHIPPED_PREFIX + folder.parent.name
+            return SHIPPED_PREFIX + folder.parent.name
     return None
 
 

@@ -34,7 +34,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     # What is beyond the paper, each by itself beside "ditto-plain".
     "ditto-plain-standardized": ("--reward", "ditto", *PLAIN, "--standardize-rewards"),
     "ditto-plain-cv": ("--reward", "ditto", *PLAIN, "--control-variate"),
-    "ditto-plain-anchor": ("--reward", "ditto", *PLAIN, "--anchor", "0.3", "--warm-start", "bc"),
+    "ditto-plain-pull": ("--reward", "ditto", *PLAIN, "--anchor", "0.3"),
+    "ditto-plain-anchor": ("--reward", "ditto", *PLAIN, "--anchor", "0.3", "--warm-start", "bc"),  # and a cloned start
     "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),
     "gail-ppo": ("--reward", "gail", "--learner", "ppo"),

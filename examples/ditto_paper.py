@@ -27,7 +27,7 @@ from dream_env.collecting.collect import CollectConfig
 from dream_env.device import check_device
 from dream_env.errors import ConfigError, nearest
 from dream_env.imitated import HELD_OUT
-from dream_env.measuring import curves
+from dream_env.measuring import curves, results
 from dream_env.real.environments import PIXEL_ENVIRONMENTS, environment_id
 from dream_env.recordings.datasets import find_dataset
 from dream_env.run import CLUMSY_SEED, PLAYFIELD, RunConfig, clumsy_dataset
@@ -270,9 +270,10 @@ def _imitate(grid: Grid, cell: Cell) -> None:
         *(["--environment", grid.environment.format(game=cell.game)] if grid.environment else []),
     ]  # fmt: skip
     if finished(folder, (imitate, evaluate)):
-        return
-    run(imitate)
-    run(evaluate)
+        results.append(grid.results, results.read(folder / "evaluation.csv"))  # if somebody removed the file since
+    else:
+        run(imitate)
+        run(evaluate)
     dataset = _imitated(grid, cell.game)
     points = curves.of_agent(
         folder, dataset=dataset, game=cell.game, method=cell.method + grid.tag, n_expert=cell.demos, seed=cell.seed

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -31,10 +32,15 @@ def start(main: Callable[[Config], None], config: type[Config]) -> None:
 
 def run(words: Sequence[str]) -> None:
     """One command of ``dream-env``, on one thread; raises with the end of what it said if it fails."""
+    print(f"begun            dream-env {' '.join(words)}", flush=True)
+    began = time.monotonic()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     program = str(Path(sys.executable).with_name("dream-env"))
     done = subprocess.run([program, *words], env=environment, capture_output=True, text=True, check=False)
-    print(f"{'ok    ' if done.returncode == 0 else 'FAILED'} dream-env {' '.join(words)}", flush=True)
+    minutes = (time.monotonic() - began) / 60
+    print(
+        f"{'ok    ' if done.returncode == 0 else 'FAILED'} {minutes:5.1f} min dream-env {' '.join(words)}", flush=True
+    )
     if done.returncode:
         raise RuntimeError(f"dream-env {words[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
@@ -75,26 +81,29 @@ def spread(jobs: Sequence[Job], *, workers: int, engine: Engine = "processes", d
 
     Ctrl-C ends those that run and begins none of the others.
     """
-    failures = []
+    failures: list[BaseException] = []
     if engine == "ray":
-        for one in _on_ray(jobs, device):
+        for count, one in enumerate(_on_ray(jobs, device), start=1):
             try:
                 one()
             except Exception as error:  # any failure of a cell, told below
-                failures.append(str(error))
+                failures.append(error)
+            print(f"{count} of {len(jobs)} are done", flush=True)
     else:
         with ThreadPoolExecutor(workers) as pool:
             try:
-                for future in as_completed([pool.submit(job) for job in jobs]):
+                for count, future in enumerate(as_completed([pool.submit(job) for job in jobs]), start=1):
                     if (error := future.exception()) is not None:
-                        failures.append(str(error))
+                        failures.append(error)
+                    print(f"{count} of {len(jobs)} are done", flush=True)
             except BaseException:  # Ctrl-C: left alone, the pool would first work through all that wait
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     if failures:
-        raise SystemExit(
-            f"{len(failures)} of {len(jobs)} runs failed; the same command tries them again:\n" + failures[0]
+        again = (
+            "" if all(isinstance(error, ConfigError) for error in failures) else "; the same command tries them again"
         )
+        raise SystemExit(f"{len(failures)} of {len(jobs)} runs failed{again}:\n{failures[0]}")
 
 
 def _on_ray(jobs: Sequence[Job], device: str) -> list[Job]:

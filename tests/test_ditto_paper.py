@@ -17,7 +17,8 @@ from dream_env import cli
 from dream_env.checkpoint import write_json
 from dream_env.collecting.collect import CollectConfig
 from dream_env.errors import ConfigError, DatasetError
-from dream_env.measuring import curves
+from dream_env.measuring import curves, results
+from dream_env.measuring.results import Row
 from dream_env.playing.game_log import GameLog
 from dream_env.playing.games import EpisodeResult
 
@@ -47,6 +48,10 @@ def grid_of(monkeypatch, tmp_path):
             write_json(agent / "meta.json", {"commit": "abc"})
             for steps in (0, 100):
                 GameLog(agent / "episodes.csv").add("on the way", steps, False, EpisodeResult(1, float(steps), 5))
+            mean = dict.fromkeys(("return_mean", "return_iqm", "return_low", "return_high", "normalized"), 1.0)
+            played = Row(experiment=words[words.index("--experiment") + 1], environment="ALE/Pong-v5", dataset="d",
+                         method=agent.name, n_expert=4, episodes=1, **mean)  # fmt: skip
+            results.write(agent / "evaluation.csv", [played])
 
     monkeypatch.setattr(module, "run", noted)
     module.grid = lambda **options: module.Grid(
@@ -98,8 +103,9 @@ def test_a_method_is_flags_of_imitate(monkeypatch, name):
     if name == "ditto-plain":  # table 1
         assert (stage.num_envs, stage.horizon, learner.learning_rate, learner.entropy) == (512, 15, 3e-4, 0.05)
         assert not any([learner.standardize_rewards, learner.anchor, learner.control_variate])
-    if name.startswith("ditto-plain-"):  # one thing changed
+    if name.startswith("ditto-plain-"):  # one thing changed, but for the anchor with a cloned start
         changed = [bool(learner.standardize_rewards), bool(learner.anchor), bool(learner.control_variate)]
+        assert (learner.warm_start == "bc") == (name == "ditto-plain-anchor")
         assert (stage.num_envs, learner.learning_rate, learner.entropy, sum(changed)) == (512, 3e-4, 0.05, 1)
     if name == "gail-horizon-5":
         assert (type(reward).__name__, stage.horizon, stage.num_envs) == ("Gail", 5, 384)
@@ -137,8 +143,14 @@ def test_a_grid_records_fits_once_a_seed_and_does_every_cell_once(grid_of):
     }
     assert {(p.steps, p.return_mean, p.latent_distance) for p in points} == {(0, 0.0, 0.5), (100, 100.0, 0.25)}
     grid_of.commands.clear()
+    assert not grid.results.exists()  # nobody but the commands writes it, and these are noted alone
     grid_of.main(grid)
     assert words_of(grid_of, "imitate") == words_of(grid_of, "evaluate") == []
+    assert len(results.read(grid.results)) == 8  # of finished cells, if the file is gone
+    curves.beside(grid.results).unlink()
+    grid_of.main(grid)
+    assert len(results.read(grid.results)) == 8
+    assert len(curves.read(curves.beside(grid.results))) == 16
 
 
 def test_a_grid_that_varies_something_else_has_names_of_its_own(grid_of):

@@ -168,6 +168,20 @@ def test_results_table_has_one_line_for_each_way_to_act_over_all_seeds(tmp_path)
     assert table[3].endswith("| 0.95 | 42 |")
 
 
+def test_random_games_that_begin_as_others_do_are_the_same_ones(tmp_path):
+    of = {"method": "random", "learner": "", "warm_start": "", "deterministic": False, "n_expert": 0}
+    results.append(tmp_path / "a.csv", [
+        row(**of, seed=1, returns=(-21.0, -20.0), episodes=2), row(**of, seed=2, returns=(-21.0, -20.0, -19.0), episodes=3),
+        row(**of, seed=3, returns=(-21.0,), episodes=1), row(**of, eval_seed=7, returns=(-21.0, -20.0), episodes=2),
+    ])  # fmt: skip
+    (line,) = results_table([tmp_path / "a.csv"]).splitlines()[2:]
+    assert "| 5 |" in line
+
+
+def test_a_planner_was_not_trained(tmp_path):
+    assert not row(method="planner", learner="", warm_start="", n_expert=0).trained
+
+
 def test_warm_and_cold_starts_are_never_put_together(tmp_path):
     results.append(tmp_path / "a.csv", [row(warm_start="bc"), row(warm_start="none")])
     assert len(results_table([tmp_path / "a.csv"]).splitlines()) == 4

@@ -64,6 +64,14 @@ def test_a_job_that_fails_is_told_of_at_the_end_and_stops_none(runner, ray, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "3"]
 
 
+def test_what_is_asked_for_wrongly_is_not_promised_to_come_right(runner):
+    def refused():
+        raise ConfigError("finished, but with other flags")
+
+    with pytest.raises(SystemExit, match=r"1 of 1 runs failed:\nfinished, but with other flags"):
+        runner.spread([refused], workers=1)
+
+
 @pytest.fixture
 def ctrl_c():
     """Python's own answer to it: a process that a shell started in the background has been told to ignore it."""
@@ -108,7 +116,9 @@ def test_a_command_that_fails_says_what_it_said(runner, monkeypatch, capsys):
     monkeypatch.setattr(runner.subprocess, "run", lambda *words, **options: answer)
     with pytest.raises(RuntimeError, match=r"dream-env fit ended with 2:\ndream-env: no such dataset"):
         runner.run(["fit", "d/d-v0"])
-    assert "FAILED dream-env fit d/d-v0" in capsys.readouterr().out
+    begun, ended = capsys.readouterr().out.splitlines()
+    assert begun.split() == ["begun", "dream-env", "fit", "d/d-v0"]
+    assert ended.split()[0] == "FAILED"
 
 
 def test_a_finished_cell_knows_with_which_flags(runner, tmp_path):

@@ -156,7 +156,7 @@ def test_each_data_set_s_expert_has_a_line_and_through_training_its_own_mean(tmp
         assert f"![pong, 15 expert episodes of {name}]({figure}.png)" in text
         panel = drawn[figure].axes[2]
         assert levels_of(panel) == {"expert, mean": expert, "random, mean": -20.0}
-        (line,) = [line for line in panel.lines if line.get_label() == "bc"]
+        (line,) = [line for line in panel.lines if line.get_label() == "bc (n = 1)"]
         assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 10], returns)  # and not of both together
 
 

@@ -110,8 +110,8 @@ class Row:
 
     @property
     def trained(self) -> bool:
-        """Whether this is a policy that somebody trained here, and no random actions and no recordings."""
-        return self.method not in ("random", "expert")
+        """Whether this is a policy that somebody trained here, and no random actions, no recordings and no planner."""
+        return self.method not in ("random", "expert") and self.n_expert > 0
 
 
 _NOT_THE_GAME = ("environment", "versions", "size", "gray", "rendering", "camera")

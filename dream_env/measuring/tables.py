@@ -117,8 +117,8 @@ def rows_table(rows: Iterable[Row]) -> str:
             key += (row.learner, row.warm_start, json.dumps(options), row.preset, row.n_expert, row.horizon)
         same = groups.setdefault(key, [])
         again = [i for i, other in enumerate(same) if same_games(row, other)]
-        if again and row.trained:
-            same[again[0]] = row  # of two evaluations the later one, as in the figures
+        if again and (row.trained or len(row.returns) > len(same[again[0]].returns)):
+            same[again[0]] = row  # of two evaluations the later one, as in the figures; of random play all its games
         elif not again:
             same.append(row)
     order = {"random": 0, "expert": 1}
@@ -141,9 +141,10 @@ def rows_table(rows: Iterable[Row]) -> str:
 
 def same_games(row: Row, other: Row) -> bool:
     """Whether two rows of one group are the same episodes written down twice, or the same training evaluated twice."""
-    # Every run plays the same random games; an agent evaluated twice, perhaps for more episodes, is still one training seed.
+    # Every run plays the same random games, perhaps more of them; an agent evaluated twice is still one training seed.
     if not row.trained:
-        return row.returns == other.returns
+        few, many = sorted((row.returns, other.returns), key=len)
+        return few == many or (bool(few) and row.eval_seed == other.eval_seed and few == many[: len(few)])
     named = row.experiment == other.experiment or (bool(row.returns) and row.returns == other.returns)
     return named and row.seeds == other.seeds
 

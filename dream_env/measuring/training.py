@@ -6,7 +6,8 @@
   learner's options by their names (``entropy``), the reward's with its name before them (``ditto.metric``), since both may
   have one of the same name
 - of ``dream-env fit``, with ``fit.`` before them: what differs from the preset, ``held_out``, ``also``; ``seed`` and
-  ``dataset`` only where they are not the policy's own. ``wm`` instead, where nobody knows how the model was fitted
+  ``dataset`` only where they are not the policy's own. ``wm`` for one that comes with the package, and where nobody knows how
+  the model was fitted
 """
 
 import json
@@ -14,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dream_env.checkpoint import read_json
+from dream_env.checkpoint import SHIPPED_PREFIX, read_json
 from dream_env.errors import PluginError
 from dream_env.fitting.fit import FitConfig
 from dream_env.model.world_model import PRESETS, WorldModelConfig
@@ -46,7 +47,7 @@ def told(
         options |= {f"{name}.{option}": value for option, value in changed_options(reward).items()}
     if fit:
         options |= {f"fit.{option}": value for option, value in _fit_options(fit, run, dataset).items()}
-    elif "wm" in run:
+    if "wm" in run and (not fit or str(run["wm"]).startswith(SHIPPED_PREFIX)):
         options["wm"] = run["wm"]
     return {
         "method": reward_name(reward) if rewarded else learner_name(learner),

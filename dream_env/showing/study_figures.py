@@ -86,25 +86,28 @@ def ablation_figure(groups: Mapping[str, Sequence[Row]], levels: Levels, title: 
 def training_figure(
     points: Sequence[Point], look: Looks, levels: Levels, found: Mapping[str, Correlation], title: str, path: Path
 ) -> Path:
-    """Latent distance, action agreement and real return through training; a line a method, its mean over training seeds.
+    """Latent distance, action agreement and real return through training; a line a method, its mean over its n training seeds.
 
     Bands are ± one standard error, where there are two seeds. Above the metrics, their rank correlation with the real return
     within world models.
     """
     figure, axes = panels(len(METRICS), 1)
+    seeds = {
+        name: {point.seed for point in points if point.method == name} for name in (point.method for point in points)
+    }
     for panel, (column, text) in zip(axes, METRICS.items(), strict=True):
         for name in dict.fromkeys(point.method for point in points):
             at, mean, error = _mean_curve([point for point in points if point.method == name], column)
             if len(at):
                 style = {"linewidth": 1.2, "markersize": 3, **look[name]}
-                panel.plot(at, mean, label=name, **style)
+                panel.plot(at, mean, label=f"{name} (n = {len(seeds[name])})", **style)
                 panel.fill_between(at, mean - error, mean + error, color=look[name]["color"], alpha=0.15, linewidth=0)
         c = found.get(column)
-        head = f"Spearman within models\n{c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−") if c else title
+        head = f"Spearman with real return\n{c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−") if c else title
         if column == "return_mean":
             _levels(panel.axhline, levels, "mean")
         x_axis(panel, "steps")
-        finish(panel, head, text)
+        finish(panel, head, f"{text}\n(continuous: squared error)" if column == "action_agreement" else text)
     return save(_with_legend(figure, axes), path)
 
 

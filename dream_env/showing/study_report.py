@@ -43,9 +43,12 @@ SAME_SEEDS = (
 )
 """The rule of ``study.comparisons``, for readers of the report."""
 WHAT_THEY_MEASURE = (
-    "Less latent distance is better; agreement of continuous actions is a squared error. Latent distance is 1 − r with DITTO's "
-    "r (eq. 8) on the deterministic half h of the model's state, whatever reward a policy learned from, averaged over the "
-    "horizon of its own training: it compares runs of one horizon only."
+    "A line is the mean over its n training seeds, a band one standard error to both sides; lines of different n are no fair "
+    "comparison. Steps are those of the dream, of clones expert states. Above two panels: Spearman's rank correlation with the "
+    "real return within world models, over the policies of all lines. Less latent distance is better; agreement of continuous "
+    "actions is a squared error. Latent distance is 1 − r with DITTO's r (eq. 8) on the deterministic half h of the model's "
+    "state, whatever reward a policy learned from, averaged over the horizon of its own training: it compares runs of one "
+    "horizon only."
 )
 WITHIN_MODELS = (
     "Rank correlation of what can be measured without the environment with the real return, over the policies kept on the "
