@@ -229,6 +229,8 @@ def protocol(env: Env) -> dict[str, Any]:
     kwargs = spec.kwargs
     facts: dict[str, Any] = {"environment": spec.id, "max_steps": spec.max_episode_steps, **rendering_facts(env)}
     packages = ["gymnasium", "dream-env"]
+    if spec.id.startswith("ALE/"):  # as it is, unless the wrapper below says otherwise
+        facts |= {"frame_skip": kwargs["frameskip"], "max_pool": False, "noop_max": 0}
     for wrapper in spec.additional_wrappers:
         options: Mapping[str, Any] = wrapper.kwargs or {}
         if wrapper.name == "AtariPreprocessing":
