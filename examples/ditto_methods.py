@@ -38,6 +38,20 @@ METHODS: dict[str, tuple[str, ...]] = {
     "ditto-plain-anchor": ("--reward", "ditto", *PLAIN, "--anchor", "0.3", "--warm-start", "bc"),  # and a cloned start
     "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
     "gail-anchor": ("--reward", "gail", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
+    # The same without any reward: what of "ditto-anchor" and "gail-anchor" is their cloning alone.
+    "anchor": (
+        "--reward",
+        "weighted",
+        "--weighted.rewards",
+        "ditto",
+        "--weighted.weights",
+        "0",
+        *LEARNER,
+        "--anchor",
+        "0.3",
+        "--warm-start",
+        "bc",
+    ),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),
     "gail-ppo": ("--reward", "gail", "--learner", "ppo"),
     "ppo-anchor": ("--reward", "ditto", "--learner", "ppo", "--warm-start", "bc", "--anchor", "4"),

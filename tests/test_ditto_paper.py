@@ -92,6 +92,9 @@ def test_a_method_is_flags_of_imitate(monkeypatch, name):
     # What the name says; where it says nothing, DITTO's reward as it is and its horizon.
     ablation = re.fullmatch(r"(dot|l2|cosine|nearest)-(h|z|both)", name)
     horizon = re.fullmatch(r"(?:gail-)?horizon-(\d+)", name)
+    if name == "anchor":
+        assert (reward.weights, learner.anchor, learner.warm_start) == ((0.0,), 0.3, "bc")
+        return
     assert type(reward).__name__ == ("Gail" if name.startswith("gail") else "Ditto")
     if not name.startswith("gail"):
         assert (reward.metric, reward.space) == (ablation.groups() if ablation else ("dot", "h"))
