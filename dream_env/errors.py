@@ -15,7 +15,8 @@ Messages say what came, what was expected, and what to do next.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
 
 class DreamEnvError(Exception):
@@ -54,3 +55,15 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return ``' Did you mean "x"?'`` for the candidate nearest to ``name``, or an empty string if none is near."""
     close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def check_choices(options: object, kinds: Mapping[str, Any]) -> None:
+    """See that options that are one of a few words (``Literal`` types, by the option's name) are one of them.
+
+    Raises:
+        ConfigError: if one is not.
+    """
+    for option, kind in kinds.items():
+        value, choices = getattr(options, option), get_args(kind)
+        if value not in choices:
+            raise ConfigError(f"{option} is one of {', '.join(choices)}, not {value!r}.{nearest(str(value), choices)}")

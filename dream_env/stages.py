@@ -121,7 +121,8 @@ def _fit_together(stage: FitStage, processes: Processes, *, progress: bool) -> N
     world_model = WorldModel(  # made before the folder is taken: sizes may not fit
         stage.model, demos.observation_spec, demos.action_spec, demos.source, recordings.statistics
     ).with_precision(precision).to(stage.device)  # fmt: skip
-    processes.once(lambda: claim(out, "fit", identity, usual=usual))
+    seen = " ".join(part.fingerprint() for part in (demos, *others))
+    processes.once(lambda: claim(out, "fit", identity, usual=usual, seen=seen))
     if (out / "meta.json").is_file():
         if progress:
             print(f"{out} was finished before; to fit it anew delete it")

@@ -340,6 +340,8 @@ def _fig3(path: Path, name: str, curves: Sequence[dict[str, str]], expert: float
         steps, values = _series([row for row in curves if row["method"] == "cmil"], "cmil", column)
         if len(steps):
             known = ~np.isnan(values).any(axis=0)  # the bound is measured only once there are updates
+            if not known.any():
+                continue  # no steps at which every seed was measured
             mean = values[:, known].mean(axis=0)
             mean = (expert or 0.0) - mean if column == "real_return" else mean
             axes.plot(steps[known], (mean - mean.min()) / (np.ptp(mean) or 1.0), label=label)

@@ -34,7 +34,7 @@ the expert's actions) where there is a control variate, ``clone_loss`` and, for 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from torch import Tensor
 from dream_env.checkpoint import Store
 from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import ConfigError, nearest
+from dream_env.errors import ConfigError, check_choices
 from dream_env.plugin import Learner, Progress, first_seed, ignore
 
 from .actor_critic_run import ActorCriticRun
@@ -122,14 +122,8 @@ class ActorCritic(Learner):
     """Updates at the end that are reported one by one, so that the policies after each of them can be kept (--tail)."""
 
     def __post_init__(self) -> None:
-        kinds: dict[str, Any] = {"baseline": Baseline, "gradient": Gradient, "activation": Activation,
-                                 "squash": SquashKind, "warm_start": WarmStart}  # fmt: skip
-        for option, kind in kinds.items():
-            value, choices = getattr(self, option), get_args(kind)
-            if value not in choices:
-                raise ConfigError(
-                    f"{option} is one of {', '.join(choices)}, not {value!r}.{nearest(str(value), choices)}"
-                )
+        check_choices(self, {"baseline": Baseline, "gradient": Gradient, "activation": Activation, "squash": SquashKind,
+                             "warm_start": WarmStart})  # fmt: skip
         for option in ("gamma", "td_lambda"):
             if not 0.0 <= getattr(self, option) <= 1.0:
                 raise ConfigError(f"{option} lies between 0 and 1, not at {getattr(self, option)}")

@@ -6,6 +6,7 @@ Every row of some recorded sequences is a start; from each the actor acts for a 
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -33,11 +34,18 @@ class Sequences:
         """T · B."""
         return self.is_terminal.numel()
 
-    def last(self, rows: int) -> "Sequences":
-        """The last rows of each sequence: the filter has seen the most before them."""
-        rows = min(rows, len(self.is_terminal))
-        first = len(self.is_terminal) - rows
-        return Sequences(self.latent[first:], self.action[first:], self.is_terminal[first:])
+    def part(self, rows: int, rng: np.random.Generator) -> "Sequences":
+        """One of the parts of so many rows that all sequences fall into, the last of which ends with them.
+
+        Any of them: an episode's first rows are the first of a sequence always, and dreams must start there too.
+        """
+        length = len(self.is_terminal)
+        first = max(0, min(rows * int(rng.integers(-(-length // rows))), length - rows))
+        return Sequences(
+            self.latent[first : first + rows],
+            self.action[first : first + rows - 1],
+            self.is_terminal[first : first + rows],
+        )
 
     def steps(self) -> tuple[Latent, Tensor, Latent]:
         """Every recorded step: where it began (T − 1, B, ·), what was done, where it led."""

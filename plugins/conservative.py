@@ -28,13 +28,14 @@ Discrete actions are refused: no gradient goes through them.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store
 from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import ConfigError, DatasetError
+from dream_env.errors import ConfigError, DatasetError, check_choices
 from dream_env.learning.online import OnlineLearner, RealWorld
 from dream_env.plugin import Policy, Progress, ignore
 
@@ -76,8 +77,10 @@ class Conservative(OnlineLearner):
     squash: SquashKind = "tanh"
     """How a normal distribution gets into the bounds of a Box: tanh bends it, clip cuts it off."""
     rows: int = 16
-    """Rows of each sequence that dreams start on, in a row: the real-data loss needs each with the next. Offline sequences get
-    shorter where most of the expert's episodes are too short for so many, with a horizon after each."""
+    """Rows of each sequence that dreams start on, in a row: the real-data loss needs each with the next. Online a part of each
+    sequence that is drawn anew for each update; in the paper all of it (``rows`` as large as ``length``), at that much more
+    dreaming. Offline sequences get shorter where most of the expert's episodes are too short for so many, with a horizon after
+    each."""
     warm_start_updates: int = 2000
     """Cloning steps before anything else; 100 of larger batches in the released code (``pretrain_bc``)."""
     report_every: int = 20
@@ -101,11 +104,21 @@ class Conservative(OnlineLearner):
         for option in ("gamma", "td_lambda"):
             if not 0.0 <= getattr(self, option) <= 1.0:
                 raise ConfigError(f"{option} lies between 0 and 1, not at {getattr(self, option)}")
-        for option in ("anchor", "entropy", "max_gradient_norm", "seed_steps", "warm_start_updates"):
+        check_choices(self, {"activation": Activation, "squash": SquashKind})
+        for option in ("anchor", "entropy", "max_gradient_norm", "seed_steps", "warm_start_updates", "learning_rate",
+                       "critic_learning_rate", "model_learning_rate"):  # fmt: skip
             if not getattr(self, option) >= 0:
                 raise ConfigError(f"{option} must be at least 0, not {getattr(self, option)}")
-        for option in ("target_period", "report_every", "train_every", "round_episodes", "batch", "expert_batch"):
-            if getattr(self, option) < 1:
+        for option in (
+            "target_period",
+            "report_every",
+            "train_every",
+            "round_episodes",
+            "batch",
+            "expert_batch",
+            "hidden",
+        ):
+            if min(np.atleast_1d(getattr(self, option)), default=1) < 1:
                 raise ConfigError(f"{option} must be at least 1, not {getattr(self, option)}")
         for option in ("rows", "length"):
             if getattr(self, option) < 2:

@@ -102,7 +102,7 @@ class OnlineLoop:
         latent = self._model_step(both)
         num = data.is_first.shape[1]
         sequences, experts = _sequences(latent[:, :num], data), _sequences(latent[:, num:], expert)
-        self.run_.update(sequences.last(options.rows), experts)
+        self.run_.update(sequences.part(options.rows, self.rng), experts)
 
     def _model_step(self, batch: Batch) -> Latent:
         """One gradient step on the ELBO; returns the posterior states before it."""

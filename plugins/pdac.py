@@ -96,9 +96,13 @@ class Pdac(OnlineLearner):
         if not 0.0 <= self.shift < 0.5:
             raise ConfigError(f"shift is a share of the picture's side, from 0 to below 0.5, not {self.shift}")
         try:
-            float("1" if self.ent_coef == "auto" else self.ent_coef.removeprefix("auto_"))
-        except ValueError as error:
-            raise ConfigError(f"ent_coef is a number, auto or auto_x with a number x, not {self.ent_coef!r}") from error
+            weight = float("1" if self.ent_coef == "auto" else self.ent_coef.removeprefix("auto_"))
+        except ValueError:
+            weight = np.nan
+        if not (0.0 <= weight < np.inf and (weight or not self.ent_coef.startswith("auto"))):
+            raise ConfigError(
+                f"ent_coef is a number of at least 0, auto or auto_x with x above 0, not {self.ent_coef!r}"
+            )
         if self.warm_start not in ("none", "bc"):
             raise ConfigError(f"warm_start is none or bc, not {self.warm_start!r}")
 

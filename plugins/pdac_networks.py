@@ -194,6 +194,17 @@ def _unit_box(config: dict[str, Any]) -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (ActionSpec.from_json(config["action"]).size,), np.float32)
 
 
+_LOOP = "pdac plays and learns in rounds of its own (--batch, --seed-steps, --round-episodes, --updates-per-step)"
+_NOT_OPTIONS = {
+    "use_sde": "its policy has no such noise",
+    "seed": "that is --seed",
+    **{name: f"that is --{name.replace('_', '-')}" for name in ("learning_rate", "ent_coef", "gamma")},
+    **dict.fromkeys(("batch_size", "learning_starts", "train_freq", "gradient_steps", "buffer_size", "n_steps"), _LOOP),
+    "target_update_interval": "each of its updates is SB3's first, after which targets move; tau says how far",
+}
+"""Arguments of SB3's off-policy algorithms that would be ignored here, or would overrule a flag, and why."""
+
+
 def more_options(options: str) -> dict[str, Any]:
     """Constructor arguments given as JSON.
 
@@ -201,11 +212,9 @@ def more_options(options: str) -> dict[str, Any]:
         ConfigError: if they are no JSON object, or say what is not theirs to say.
     """
     given = json_options(options, "options are")
-    for name in ("use_sde", "seed"):
+    for name, why in _NOT_OPTIONS.items():
         if name in given:
-            raise ConfigError(
-                f"pdac's options cannot set {name!r}: its policy has no such noise, and its seed is --seed"
-            )
+            raise ConfigError(f"pdac's options cannot set {name!r}: {why}")
     return given
 
 

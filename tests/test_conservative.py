@@ -196,6 +196,143 @@ def test_what_the_critics_learn_of_recorded_steps_by_hand():
     metrics = run._critic_step(branches, data)
     torch.testing.assert_close(metrics["critic_loss_data"], torch.stack(losses).mean())
     torch.testing.assert_close(metrics["data_reward"], torch.tensor(2.5))
+    run.options = replace(run.options, real_critic=False)
+    assert "critic_loss_data" not in run._critic_step(branches, data)
+
+
+def told_losses(run):
+    """The losses that the run descends, by whose they are, instead of a step on them."""
+    losses = {}
+    run._descend = lambda name, loss: losses.setdefault(name, loss.detach())
+    return losses
+
+
+def some_branches(run, horizon=3, num=4):
+    """Dreams in which no two states, actions or rewards are alike."""
+    torch.manual_seed(4)
+    size = run.world_model.deter_size
+    feat = torch.randn(horizon + 1, num, run.world_model.feat_size)
+    return Branches(
+        Latent(feat[..., :size], feat[..., size:]), torch.rand(horizon + 1, num, 2) - 0.5, torch.randn(horizon, num),
+        torch.randn(horizon + 1, num), torch.rand(horizon + 1, num), torch.rand(horizon, num),
+    )  # fmt: skip
+
+
+def returns_by_hand(branches, value, gamma, lam):
+    """Eq. 11 of each state of each dream: (H + 1, N) numbers."""
+    estimate = [value[-1]]
+    for t in reversed(range(len(branches.reward))):
+        after = [(1 - lam) * v + lam * e for v, e in zip(value[t + 1], estimate[0], strict=True)]
+        rewarded = zip(branches.reward[t].tolist(), branches.goes_on[t].tolist(), after, strict=True)
+        estimate.insert(0, [reward + gamma * goes_on * then for reward, goes_on, then in rewarded])
+    return estimate
+
+
+def with_opinions(run):
+    """Critics and targets that say something else of each state and action."""
+    torch.manual_seed(5)
+    for critics in (run.critics, run.targets):
+        for net in critics.nets:
+            torch.nn.init.normal_(net[-1].weight, std=2.0)
+    return run
+
+
+def test_what_the_critics_learn_in_dreams_by_hand():
+    run = with_opinions(run_of(dream_of(num_envs=8), gamma=0.9, td_lambda=0.7))
+    branches, losses = some_branches(run), told_losses(run)
+    value = run.targets.least(branches.latent, branches.action).tolist()
+    target = torch.tensor(returns_by_hand(branches, value, 0.9, 0.7))
+    critics = run.critics(branches.latent, branches.action).detach()
+    expected = sum(
+        (critics[i, t] - target[t]).square().mean() / 3 for i in range(2) for t in range(3)
+    )  # not of the last state
+    data, _ = ExpertWindows(run.dream, 2).draw(run.generator)
+    run.data_reward = lambda data: torch.zeros(data.action.shape[:2])
+    data = Sequences(data.latent[:, :2], data.action[:, :2], data.is_terminal[:, :2])  # four rows, as there are dreams
+    metrics = run._critic_step(branches, data)
+    torch.testing.assert_close(metrics["critic_loss_model"], expected)
+    torch.testing.assert_close(losses["critic"], metrics["critic_loss_model"] + metrics["critic_loss_data"])
+
+
+def test_what_the_actor_learns_by_hand():
+    run = with_opinions(run_of(dream_of(num_envs=8), gamma=0.9, td_lambda=0.7, entropy=0.5, anchor=2.0))
+    branches, losses = some_branches(run), told_losses(run)
+    value = run.critics.least(branches.latent, branches.action).tolist()
+    estimate = torch.tensor(returns_by_hand(branches, value, 0.9, 0.7))
+    raised = (0.3 * torch.tensor(value) + 0.7 * estimate)[:3].mean()
+    expert, _ = ExpertWindows(run.dream, 4).draw(run.generator)
+    likely = [
+        run.actor(expert.latent[t].feat[b : b + 1]).log_prob(expert.action[t, b : b + 1]).item()
+        for t in range(3) for b in range(expert.action.shape[1])
+    ]  # fmt: skip
+    metrics = run._actor_step(branches, expert)
+    assert metrics["clone_loss"].item() == pytest.approx(-np.mean(likely), rel=1e-5)
+    expected = -raised - 0.5 * branches.entropy[:3].mean() - 2.0 * torch.tensor(np.mean(likely), dtype=torch.float32)
+    torch.testing.assert_close(losses["actor"], expected)
+
+
+def test_targets_are_the_critics_of_the_last_whole_period():
+    run = run_of(dream_of(), target_period=3)
+    expected = {name: tensor.clone() for name, tensor in run.critics.state_dict().items()}
+    for update in range(1, 8):
+        run.update(*([ExpertWindows(run.dream, 4).draw(run.generator)[0]] * 2))
+        if update in (3, 6):
+            expected = {name: tensor.clone() for name, tensor in run.critics.state_dict().items()}
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in run.targets.state_dict().items()), update
+
+
+def test_the_reward_is_given_states_with_what_was_done_in_them():
+    asked, taught, recorded = [], [], []
+
+    class Noting(Reward):
+        """Notes what it is asked, what it is taught, and what it is asked of recorded steps."""
+
+        def __call__(self, transition):
+            asked.append(transition)
+            return transition.action_t[:, 0]
+
+        def on_data(self, transition):
+            recorded.append(transition)
+            return transition.action_t[:, 0]
+
+        def update(self, rollout):
+            taught.append(rollout)
+            return {}
+
+    run = run_of(dream_of())
+    run.reward = Noting()
+    windows = ExpertWindows(run.dream, 4)
+    data, expert = (windows.draw(run.generator)[0] for _ in range(2))
+    run.update(data, expert)
+    (rollout,), (step,) = taught, recorded
+    for t, transition in enumerate(asked):
+        assert torch.equal(rollout.latent.feat[t], transition.latent_t.feat)
+        assert torch.equal(rollout.action[t], transition.action_t)
+        assert torch.equal(rollout.latent.feat[t + 1], transition.latent_tp1.feat)
+    assert torch.equal(asked[0].latent_t.feat, flat(data.latent).feat)
+    assert torch.equal(rollout.expert_latent.feat, expert.latent.feat)
+    assert torch.equal(rollout.expert_action, expert.action)
+    assert torch.equal(step.latent_t.feat, flat(data.latent[:-1]).feat)
+    assert torch.equal(step.action_t, data.action.flatten(0, 1))
+    assert torch.equal(step.latent_tp1.feat, flat(data.latent[1:]).feat)
+
+
+def test_the_gap_is_above_0_where_the_expert_is_paid_more():
+    class First(Reward):
+        """Pays the first entry of an action."""
+
+        paired = False
+
+        def __call__(self, transition):
+            return transition.action_t[:, 0]
+
+    run = run_of(dream_of())
+    run.reward = First()
+    expert, _ = ExpertWindows(run.dream, 4).draw(run.generator)
+    paid = Sequences(
+        expert.latent, torch.full_like(expert.action, 5.0), expert.is_terminal
+    )  # beyond what any actor does
+    assert run.bound(paid, run.looking())["discriminator_gap"] > 4.0
 
 
 def test_a_reward_that_compares_has_no_gap_to_show():
@@ -228,12 +365,19 @@ def test_windows_put_the_expert_beside_its_own_rows():
     torch.testing.assert_close(actions[0].unflatten(0, (4, 2))[:3], data.action)
 
 
-def test_the_last_rows_are_taken():
-    latent = Latent(torch.arange(6.0).reshape(6, 1, 1), torch.zeros(6, 1, 1))
-    sequences = Sequences(latent, torch.arange(5.0).reshape(5, 1, 1), torch.zeros(6, 1, dtype=torch.bool)).last(3)
-    assert sequences.latent.deter.flatten().tolist() == [3, 4, 5]
-    assert sequences.action.flatten().tolist() == [3, 4]
-    assert sequences.num_rows == 3
+def test_each_part_of_a_sequence_comes_its_first_rows_too():
+    latent = Latent(torch.arange(7.0).reshape(7, 1, 1), torch.zeros(7, 1, 1))
+    sequences = Sequences(latent, torch.arange(6.0).reshape(6, 1, 1), torch.zeros(7, 1, dtype=torch.bool))
+    rng, parts = np.random.default_rng(0), {}
+    for _ in range(40):
+        part = sequences.part(3, rng)
+        parts[tuple(part.latent.deter.flatten().tolist())] = part.action.flatten().tolist()
+        assert part.num_rows == 3
+    assert parts == {(0, 1, 2): [0, 1], (3, 4, 5): [3, 4], (4, 5, 6): [4, 5]}
+    for rows in (7, 9):
+        whole = sequences.part(rows, rng)
+        assert whole.latent.deter.flatten().tolist() == [0, 1, 2, 3, 4, 5, 6]
+        assert whole.action.flatten().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_an_end_that_the_model_expects_discounts():
@@ -342,12 +486,15 @@ def test_an_expert_with_too_few_clean_windows_is_refused_by_the_check():
         Conservative(length=13).check_online(slipping)
 
 
+@pytest.mark.usefixtures("_without_runtime_types")
 def test_bad_options_and_numbered_actions_are_refused():
     with pytest.raises(ConfigError, match="gradients through actions, which must be numbers, a Box"):
         load_learner("cmil", **SMALL).learn(DreamEnv(4, wm=(wm := tiny_world_model()), expert=tiny_expert(wm)), 10)
     with pytest.raises(ConfigError, match="gradients through actions, which must be numbers, a Box"):
         load_learner("cmil", **SMALL).check_online(DreamEnv(4, wm=wm, expert=tiny_expert(wm), reward="gail"))
-    for options in ({"gamma": 1.5}, {"anchor": -1.0}, {"rows": 1}, {"batch": 0}):
+    wrong = {"gamma": 1.5, "anchor": -1.0, "rows": 1, "batch": 0, "squash": "tahn", "activation": "gelu", "hidden": (0,),
+             "learning_rate": -1.0}  # fmt: skip
+    for options in ({name: value} for name, value in wrong.items()):
         with pytest.raises(ConfigError, match=next(iter(options))):
             Conservative(**options)
     with pytest.raises(ConfigError, match="too few for two starts"):

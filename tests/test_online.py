@@ -22,6 +22,7 @@ from dream_env.online_stage import online_stage
 from dream_env.plugin import Learner
 from dream_env.real.environments import make_environment
 from dream_env.recordings.demos import Demos
+from dream_env.recordings.mixture import Mixture
 from dream_env.run_folder import read_metrics
 from dream_env.stages import FitStage, ImitateStage, fit_stage, imitate_stage
 
@@ -74,6 +75,28 @@ def test_real_steps_are_counted_and_updates_follow_them(agent):
     assert {"model_loss", "discriminator_gap", "disagreement", "critic_loss_data"} <= rows[-1].keys()
     meta = read_json(agent / "meta.json")
     assert (meta["online_steps"], meta["real_episodes"], meta["dropped_episodes"]) == (160, 4, 0)
+
+
+def test_critics_learn_from_all_that_was_recorded_and_the_expert_is_the_expert(wm, tmp_path, monkeypatch):
+    drawn, given = [], []
+    sample, update = Mixture.sample, ConservativeRun.update
+
+    def noted(self, *args):
+        drawn.append(self.parts)
+        return sample(self, *args)
+
+    def told(self, data, expert, pairs=None):
+        given.append((data, expert))
+        update(self, data, expert, pairs)
+
+    monkeypatch.setattr(Mixture, "sample", noted)
+    monkeypatch.setattr(ConservativeRun, "update", told)
+    learner = replace(LEARNER, batch=5, expert_batch=2)
+    online_stage(stage_of(wm, tmp_path / "noted", online_steps=3 * STEPS), learner=learner, progress=False)
+    assert [[type(part).__name__ for part in parts] for parts in drawn] == [["Demos", "Replay"]] * 4
+    for data, expert in given:
+        assert data.is_terminal.shape == (3, 5)  # rows, whatever was recorded
+        assert expert.is_terminal.shape == (8, 2)  # whole sequences of the expert
 
 
 def test_the_last_round_is_played_to_its_end_and_what_was_made_is_noted(wm, tmp_path):

@@ -468,6 +468,9 @@ def test_actions_without_bounds_are_refused(slide):
         ({"options": '{"taus": 1}'}, PluginError, "does not take these options: .*taus"),
         ({"options": "{"}, ConfigError, "options are a JSON object"),
         ({"options": '{"use_sde": true}'}, ConfigError, "cannot set 'use_sde'"),
+        ({"options": '{"gamma": 0.5}'}, ConfigError, "cannot set 'gamma': that is --gamma"),
+        ({"options": '{"train_freq": 4}'}, ConfigError, "cannot set 'train_freq': pdac plays and learns in rounds"),
+        ({"options": '{"target_update_interval": 9}'}, ConfigError, "cannot set 'target_update_interval'"),
     ],
 )
 def test_algorithms_that_cannot_do_it_are_refused(slide, options, error, message):
@@ -488,6 +491,7 @@ def test_options_that_are_none_are_refused_before_a_run_takes_its_folder(slide, 
         ("stack", 0), ("batch", 0), ("round_episodes", 0), ("features", 0), ("learning_rate", 0.0), ("gamma", 1.0),
         ("gradient_penalty", -1.0), ("shift", 0.5), ("warm_start", "ppo"), ("net_arch", (0,)), ("updates_per_step", -1.0),
         ("discriminator_learning_rate", float("nan")), ("seed_steps", -1), ("ent_coef", "auto_much"),
+        ("ent_coef", "nan"), ("ent_coef", "auto_0"), ("ent_coef", "auto_-1"),
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(option, value):

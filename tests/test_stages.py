@@ -1,6 +1,7 @@
 """The stages on real, small datasets: what they leave, what they refuse, and going on after a stop at any moment."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -123,6 +124,24 @@ def test_a_fit_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_does(squa
         assert_equal_tensors(tmp_path / "wm" / f"{name}.safetensors", squares / "wm" / f"{name}.safetensors")
     # What was measured at update 6 before the stop was lost with it: it is measured again, and nothing is there twice.
     assert numbers(tmp_path / "wm" / "metrics.csv") == numbers(squares / "wm" / "metrics.csv")
+
+
+def test_a_fit_does_not_go_on_with_other_recordings_of_the_same_name(tmp_path, monkeypatch):
+    use(monkeypatch, tmp_path)  # a dataset of this test's own
+    record_squares()
+    with monkeypatch.context() as patch:
+        stop_at(patch, "update", 4)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "wm")
+    folder = tmp_path / "minari" / "squares" / "right-v0"
+    kept = tmp_path / "kept"
+    shutil.move(folder, kept)
+    record_squares(seed=1)
+    with pytest.raises(CheckpointError, match=r"wm learned from has changed since it was begun, under the same name"):
+        fit(tmp_path / "wm")
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)  # the same again, of another time
+    fit(tmp_path / "wm")
 
 
 def test_a_stop_between_training_and_the_last_file_costs_no_training(squares, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from torch import Tensor
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
 from dream_env.device import own_random_numbers, random_states, restore_random_states
 from dream_env.dream.env import DreamEnv
-from dream_env.errors import ConfigError, PluginError
+from dream_env.errors import ConfigError, PluginError, check_choices
 from dream_env.json_options import json_options
 from dream_env.learning.cloning import clone
 from dream_env.learning.sb3 import (
@@ -41,6 +41,9 @@ from dream_env.spaces import ActionSpec
 if TYPE_CHECKING:
     from dream_env.model.encoded import EncodedDemos
 
+Activation = Literal["tanh", "relu", "silu", "elu"]
+Bootstrap = Literal["batched", "sb3"]
+WarmStart = Literal["none", "bc"]
 _ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "silu": torch.nn.SiLU, "elu": torch.nn.ELU}
 
 
@@ -56,7 +59,7 @@ class OnPolicyLearner(Learner):
     """Name of one of the algorithm's own policies."""
     net_arch: tuple[int, ...] = (256, 256)
     """Hidden layers of the actor, and again of the critic."""
-    activation: Literal["tanh", "relu", "silu", "elu"] = "tanh"
+    activation: Activation = "tanh"
     """Their nonlinearity."""
     learning_rate: float = 1e-3
     """Step size of the optimiser."""
@@ -70,9 +73,9 @@ class OnPolicyLearner(Learner):
     """Weight of the policy's entropy, in algorithms that have such a term."""
     standardize_rewards: bool = True
     """Give the algorithm rewards standardised per step index; metrics and results always show the plain ones."""
-    bootstrap: Literal["batched", "sb3"] = "batched"
+    bootstrap: Bootstrap = "batched"
     """Value of the last state at the horizon: all dreams in one batch, or SB3's own loop over them. Same numbers."""
-    warm_start: Literal["none", "bc"] = "none"
+    warm_start: WarmStart = "none"
     """Where the policy starts: at random, or cloned from the expert's actions in the expert's latents."""
     warm_start_updates: int = 2000
     """Gradient steps of that cloning."""
@@ -87,6 +90,9 @@ class OnPolicyLearner(Learner):
     options: str = "{}"
     """Further arguments of the algorithm's constructor, as JSON: '{"vf_coef": 1.0}'. All but those that make another network,
     ``policy_kwargs`` and ``use_sde``: weights alone would not restore it."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, {"activation": Activation, "bootstrap": Bootstrap, "warm_start": WarmStart})
 
     def check(self, dream: DreamEnv) -> None:
         """Make the algorithm once, and its policy anew from what is kept of it: what cannot be made is refused here.

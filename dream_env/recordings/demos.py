@@ -4,6 +4,7 @@ An episode of T steps has T + 1 rows. Row t holds ``obs_t`` and ``action_tm1``, 
 Rewards are read for ``returns``, which reports show; nothing that learns sees them.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -108,6 +109,17 @@ class Demos:
         self._terminated = np.asarray(data.meta["terminated"], dtype=bool)[self.indices]
         ends = np.cumsum(lengths + 1)
         self._first_row = (ends - lengths - 1)[self.indices]
+
+    def fingerprint(self) -> str:
+        """A short text of the dataset: the same for the same recordings wherever and whenever they were put, and another for
+        others. Of a view it is that of the whole."""
+        told = hashlib.sha256(np.ascontiguousarray(self._data.action_tm1).tobytes())
+        for name, moments in sorted(self.statistics.items()):
+            told.update(name.encode())
+            for moment in moments:
+                told.update(moment.tobytes())
+        told.update(str(self._data.meta["lengths"]).encode())
+        return told.hexdigest()[:16]
 
     @classmethod
     def load(
