@@ -21,15 +21,19 @@ from dream_env.measuring.tables import interval, markdown, number, results_table
 
 IN_SHORT = {
     "ditto": (
-        "bc", "dbc", "dbc+updates", "gail", "ditto", "ditto+updates", "ditto-anchor", "ditto-anchor+updates", "ppo",
-        "ppo+updates", "ppo-anchor",
+        "bc", "dbc", "dbc+updates", "gail", "gail+updates", "ditto-plain", "ditto-plain+updates", "ditto", "ditto+updates",
+        "ppo", "ppo+updates", "ppo-anchor", "ppo-anchor+updates", "anchor+updates", "ditto-anchor", "ditto-anchor+updates",
+        "gail-anchor+updates",
     ),
-    "ditto_a3c": ("bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ditto-anchor", "ppo", "ppo+play"),
+    "ditto_a3c": (
+        "bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ppo", "ppo+play", "anchor", "ditto-anchor",
+        "gail-anchor",
+    ),
     "cmil": ("bc", "dbc", "vmail-offline", "cmil-offline", "vmail", "cmil", "pdac"),
 }  # fmt: skip
-"""Methods that the README shows, by result file: no ablations, and of the expert's episodes the usual number."""
-DEMOS = {"ditto": (15,), "ditto_a3c": (15,), "cmil": (20, 9)}
-"""That number; of robots, by task."""
+"""Methods that the README shows, by result file: no ablations."""
+DEMOS = {"ditto": (15, 4), "ditto_a3c": (15, 4), "cmil": (20, 9)}
+"""Numbers of the expert's episodes that it shows, in this order; of robots, by task."""
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "examples" / "results"
@@ -45,26 +49,32 @@ def grid_table(name: str) -> str:
 
 
 def short_table(name: str) -> str:
-    """A line for each of ``IN_SHORT``: IQM and interval of sampled and of likeliest actions side by side."""
-    found: dict[tuple[str, str], dict[bool, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    """A line for each of ``IN_SHORT`` and ``DEMOS``: IQM and interval of sampled and of likeliest actions side by side."""
+    found: dict[tuple[str, str, int], dict[bool, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in results.read(RESULTS / f"{name}.csv"):
         usual = row.n_expert in DEMOS[name] and name_of(row) in IN_SHORT[name] and not row.select and not row.tail
         if usual or not row.trained:
-            found[row.environment, name_of(row) if row.trained else row.method][row.deterministic].append(row)
-    order = ("random", "expert", *IN_SHORT[name])
+            method, demos = (name_of(row), row.n_expert) if row.trained else (row.method, 0)
+            found[row.environment, method, demos][row.deterministic].append(row)
+    order = {method: i for i, method in enumerate(("random", "expert", *IN_SHORT[name]))}
+    numbers = {demos: i for i, demos in enumerate((0, *DEMOS[name]))}
+    places = {key: (key[0], numbers[key[2]], order[key[1]]) for key in found}
     lines = []
-    for (environment, method), by in sorted(found.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
+    for (environment, method, demos), by in sorted(found.items(), key=lambda item: places[item[0]]):
         of_policy = method in IN_SHORT[name]
         shown = {how: rows if of_policy else rows[:1] for how, rows in by.items()}  # everybody meets the same expert
         seeds = {how: len({row.seed for row in rows}) for how, rows in shown.items()}
         assert all(seeds[how] == len(rows) for how, rows in shown.items()), (environment, method)
         lines.append(
             (
-                environment, method, str(seeds[False]) if of_policy else "", str(sum(row.episodes for row in shown[False])),
+                environment, method, str(demos or ""), str(seeds[False]) if of_policy else "",
+                str(sum(row.episodes for row in shown[False])),
                 *(_score(shown[how]) if how in shown else "" for how in (False, True)),
             )
         )  # fmt: skip
-    return markdown(("environment", "policy", "seeds", "games", "actions sampled", "the likeliest actions"), lines)
+    return markdown(
+        ("environment", "policy", "demos", "seeds", "games", "actions sampled", "the likeliest actions"), lines
+    )
 
 
 def _score(rows: Sequence[Row]) -> str:
