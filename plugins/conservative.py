@@ -2,8 +2,8 @@
 
 One update, on recorded sequences ``(ŝ_j, a_j)``, j = 1 … T, whose model states the filter gave:
 
-1. from every ``ŝ_j`` (online: of the last ``rows`` of each sequence alone, whose steps are also the recorded ones of 4) the
-   actor dreams H steps (``branching.py``); each step is rewarded by the dream's reward, with CMIL's an adversary's minus the
+1. from every ``ŝ_j`` (online: of ``rows`` of each sequence alone, whose steps are also the recorded ones of 4) the actor
+   dreams H steps (``branching.py``); each step is rewarded by the dream's reward, with CMIL's an adversary's minus the
    ensemble's disagreement                                                                                        (eq. 10)
 2. values along each dream: TD(λ) over ``V_0 = min_i Q_i``                                                         (eq. 11)
 3. the actor raises ``λ V + (1 − λ) V_0``, by the gradient through actions, model and reward                       (eq. 12),
@@ -22,7 +22,8 @@ Where the paper is silent DreamerV2's values for control are taken, as it says i
 target critics copied every 100 updates, gradients cut to a norm of 100, an entropy weight of 1e-4, step sizes of 8e-5. The step
 sizes here are larger, for the fewer updates of a CPU; the help of each flag names the paper's value.
 
-Discrete actions are refused: no gradient goes through them.
+Discrete actions are refused: no gradient goes through them. Where dreams may end (``terminate=True``) an end discounts what comes
+after it, and steps after a likely end are learned from like all others (Dreamer weighs them less); CMIL's tasks have no ends.
 """
 
 from dataclasses import dataclass
