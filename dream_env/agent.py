@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,8 @@ def save_agent(
     Args:
         agent: what to keep.
         folder: made if missing; other files in it stay.
-        world_model_folder: where the agent's world model lies, or its hub id; kept as a path relative to ``folder``.
+        world_model_folder: where the agent's world model lies, or its hub id; kept as a path relative to ``folder``, or
+            absolute where there is none, as between drives.
         learner: whose ``restore`` makes the policy again.
         meta: anything else worth knowing, beside versions and commit.
     """
@@ -123,7 +124,7 @@ def save_agent(
     wm = Path(world_model_folder)
     config = {
         "format": FORMAT,
-        "world_model": _reference(wm, folder) if wm.is_dir() else str(world_model_folder),
+        "world_model": _reference(wm, folder) if wm.is_dir() else wm.as_posix(),
         "fingerprint": fingerprint(agent.world_model),
         "sample": agent.filter.sample,
         "learner": f"{cls.__module__}:{cls.__qualname__}",
@@ -168,7 +169,10 @@ def load_policy(folder: Path, weights: Path | None = None, device: str = "cpu") 
 
 
 def _reference(wm: Path, folder: Path) -> str:
-    path = os.path.relpath(wm.resolve(), folder.resolve())
+    try:
+        path = PurePath(os.path.relpath(wm.resolve(), folder.resolve())).as_posix()  # to be read on other systems too
+    except ValueError:  # on Windows, where the two lie on different drives
+        return wm.resolve().as_posix()
     return path if path.startswith(".") else f"./{path}"  # the dot tells a folder from a hub id
 
 
@@ -197,7 +201,9 @@ def world_model_of(folder: Path) -> str | Path:
     local = (folder / reference).resolve()
     if local.is_dir():
         return local
-    if reference.startswith("."):
+    # Absolute also if it was written on another system: "C:/wm" has the form of a hub id.
+    absolute = Path(reference).is_absolute() or PureWindowsPath(reference).is_absolute()
+    if reference.startswith(".") or absolute:
         raise CheckpointError(
             f"{folder} was trained in the world model {reference}, which is not there (looked in {local}); copy it "
             f"there, or pass wm="

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import safetensors
@@ -227,10 +227,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     return world_model.to(device).eval()
 
 
-def model_folder(path: str | Path) -> Path:
+def model_folder(path: str | PurePath) -> Path:
     """The local folder of a world model: ``path`` itself, one in this package (``shipped:pong``), or a download."""
-    if str(path).startswith(SHIPPED_PREFIX):
-        return _shipped(str(path).removeprefix(SHIPPED_PREFIX))
+    name = path.as_posix() if isinstance(path, PurePath) else path  # on Windows a path's own slashes are backward
+    if name.startswith(SHIPPED_PREFIX):
+        return _shipped(name.removeprefix(SHIPPED_PREFIX))
     folder = Path(path)
     if folder.is_dir():
         missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
@@ -246,8 +247,8 @@ def model_folder(path: str | Path) -> Path:
         return folder
     if folder.exists():
         raise CheckpointError(f"wm={str(path)!r} is a file; a world model is a folder with {', '.join(_MODEL_FILES)}")
-    if _looks_like_hub_id(str(path)):
-        return _download(str(path))
+    if _looks_like_hub_id(name):
+        return _download(name)
     raise CheckpointError(
         f"there is no folder {str(path)!r}; give the folder that `dream-env fit ... --out FOLDER` left, or a hub id "
         f"'user/repository'"
@@ -370,7 +371,8 @@ class Store:
     def _complete(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return [path for path in self.folder.iterdir() if path.name.isdigit() and (path / "state.json").is_file()]
+        files = ("state.json", "training.safetensors")  # a kill while they were removed may have left either
+        return [p for p in self.folder.iterdir() if p.name.isdigit() and all((p / name).is_file() for name in files)]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from dream_env.model.world_model import WorldModel
 from dream_env.plugin import RowMemory
 from dream_env.real.robots import rendering_facts
 from dream_env.spaces import ObservationSpec
+from dream_env.spaces.observations import leaf_names
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,12 @@ def check_spaces(world_model: WorldModel, env: gymnasium.Env[Any, Any]) -> None:
             f"{name} takes actions of {env.action_space}, but the world model (dataset {dataset}) was fitted on {ours}; set "
             f"the environment up as it was when it was recorded"
         )
+    if not _same_keys(env.observation_space, spec.space):
+        raise SpaceError(
+            f"{name} shows {_described(env.observation_space)}, but the world model (dataset {dataset}) was fitted on "
+            f"{_described(spec.space)}; set the environment up as it was when it was recorded, or let a wrapper show the same "
+            f"(gymnasium.wrappers.TransformObservation)"
+        )
     keys = tuple(key.name for key in spec.keys) if isinstance(spec.space, gymnasium.spaces.Dict) else ()
     theirs = ObservationSpec.from_space(env.observation_space, replace(spec.config, keys=keys)).keys
     for key, other in zip(sorted(spec.keys, key=str), sorted(theirs, key=str), strict=True):
@@ -162,6 +169,19 @@ def check_spaces(world_model: WorldModel, env: gymnasium.Env[Any, Any]) -> None:
             )
     if any(key.kind == "image" for key in spec.keys):
         _check_pictures(world_model, env, name)
+
+
+def _same_keys(theirs: gymnasium.spaces.Space[Any], ours: gymnasium.spaces.Space[Any]) -> bool:
+    # A dictionary may hold more than the model takes; a single array has its kind for a name, which is compared with the rest.
+    if isinstance(ours, gymnasium.spaces.Dict):
+        return isinstance(theirs, gymnasium.spaces.Dict) and set(leaf_names(ours)) <= set(leaf_names(theirs))
+    return not isinstance(theirs, gymnasium.spaces.Dict)
+
+
+def _described(space: gymnasium.spaces.Space[Any]) -> str:
+    if isinstance(space, gymnasium.spaces.Dict):
+        return f"a dictionary of {', '.join(leaf_names(space))}"
+    return f"one {type(space).__name__} of shape {space.shape}"
 
 
 def _same_actions(theirs: gymnasium.spaces.Space[Any], ours: gymnasium.spaces.Box | gymnasium.spaces.Discrete) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from dream_env.device import own_random_numbers
 from dream_env.latent import Latent
 from dream_env.model.encoded import EncodedDemos
 from dream_env.model.rssm import RSSMConfig
@@ -68,8 +69,8 @@ def tiny_world_model(
         continue_head=continue_head,
     )
     pictures = spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with own_random_numbers(torch.device("cpu")):
+        torch.default_generator.manual_seed(seed)  # the only one that is drawn from, and put back
         return WorldModel(
             config,
             ObservationSpec.from_space(observation_space or pictures, ObservationConfig(size=SIZE)),

@@ -27,6 +27,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.nn import functional as F
 
 from dream_env.checkpoint import Store, load_optimizer, optimizer_tensors
+from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, TrainingError
 from dream_env.model.world_model import WorldModel
@@ -180,8 +181,8 @@ class CloningLearner(Learner):
         ``store``, weights, Adam's moments and the batches' generator are saved after reports, and gone on from.
         """
         examples = self.examples(dream)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with own_random_numbers(torch.device("cpu")):
+            torch.default_generator.manual_seed(seed)  # the only one that is drawn from, and put back
             policy = self.fresh_policy(dream.world_model)
         network = policy.network.to(dream.device).train()
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate)

@@ -1,4 +1,7 @@
+import ntpath
+import os
 import shutil
+from pathlib import PureWindowsPath
 
 import gymnasium
 import numpy as np
@@ -10,8 +13,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
+import dream_env.agent
 from dream_env import checkpoint
-from dream_env.agent import LatentObservation, fingerprint, load_agent, load_policy, save_agent
+from dream_env.agent import LatentObservation, fingerprint, load_agent, load_policy, save_agent, world_model_of
 from dream_env.errors import CheckpointError, SpaceError
 from dream_env.filtering import LatentFilter, stack
 from dream_env.functional import counter_uniform
@@ -124,8 +128,9 @@ class Still(gymnasium.Env):
 
     observation_space = spaces.Box(0, 255, (16, 16), np.uint8)
 
-    def __init__(self, action_space):
+    def __init__(self, action_space, observation_space=observation_space):
         self.action_space = action_space
+        self.observation_space = observation_space
 
 
 @pytest.mark.parametrize(
@@ -158,6 +163,47 @@ def test_an_environment_whose_actions_mean_something_else_is_refused(ours, their
 )
 def test_bounds_are_compared_as_numbers_whatever_their_precision(ours, theirs):
     LatentObservation(Still(theirs), tiny_world_model(action_space=ours))
+
+
+PICTURE, STATE = Still.observation_space, spaces.Box(-1, 1, (3,))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (
+            PICTURE,
+            spaces.Dict(image=PICTURE, state=STATE),
+            r"dictionary of image, state, but .* one Box of shape \(16, 16\)",
+        ),
+        (PICTURE, spaces.Dict(image=PICTURE), r"shows a dictionary of image, but .* was fitted on one Box of shape"),
+        (
+            spaces.Dict(image=PICTURE),
+            PICTURE,
+            r"shows one Box of shape \(16, 16\), but .* on a dictionary of image; set",
+        ),
+        (
+            spaces.Dict(image=PICTURE, state=STATE),
+            spaces.Dict(image=PICTURE),
+            r"dictionary of image, but .* of image, state",
+        ),
+        (
+            spaces.Dict(state=STATE),
+            spaces.Dict(state=spaces.Dict(arm=STATE, hand=STATE)),
+            r"dictionary of state/arm, state/hand, but the world model \(dataset tiny/square-v0\) was fitted on a dictionary of "
+            r"state; set the environment up as it was when it was recorded, or let a wrapper show the same",
+        ),
+    ],
+)
+def test_an_environment_that_shows_other_keys_is_refused(ours, theirs, message):
+    world_model = tiny_world_model(observation_space=ours)
+    with pytest.raises(SpaceError, match=message):
+        LatentObservation(Still(spaces.Discrete(3), theirs), world_model)
+
+
+def test_an_environment_may_show_more_than_the_model_takes():
+    world_model = tiny_world_model(observation_space=spaces.Dict(image=PICTURE))
+    LatentObservation(Still(spaces.Discrete(3), spaces.Dict(image=PICTURE, mission=spaces.Text(9))), world_model)
 
 
 def test_dictionary_observations_are_filtered_by_key():
@@ -200,6 +246,39 @@ def test_world_model_is_found_by_relative_path_after_the_run_has_moved(saved, tm
     shutil.move(folder.parent, tmp_path / "elsewhere")
     assert checkpoint.read_json(tmp_path / "elsewhere/ditto/config.json")["world_model"] == "../wm"
     load_agent(tmp_path / "elsewhere" / "ditto")
+
+
+def test_a_world_model_on_another_drive_is_kept_with_its_absolute_path(tmp_path, monkeypatch):
+    def across_drives(path, start):
+        return ntpath.relpath(f"C:{path}", f"D:{start}")
+
+    world_model = pong_model()
+    wm = checkpoint.save(world_model, tmp_path / "wm")
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "relpath", across_drives)
+        folder = save_agent(linear_agent(world_model), tmp_path / "run", world_model_folder=wm, learner=LinearLearner())
+    assert checkpoint.read_json(folder / "config.json")["world_model"] == wm.as_posix()
+    assert world_model_of(folder) == wm
+    shutil.rmtree(wm)
+    with pytest.raises(CheckpointError, match=r"was trained in the world model /.*/wm, which is not there .*pass wm="):
+        world_model_of(folder)
+
+
+def test_an_absolute_path_of_windows_is_no_hub_id(saved):
+    _, folder = saved
+    config = checkpoint.read_json(folder / "config.json")
+    checkpoint.write_json(folder / "config.json", {**config, "world_model": "C:/wm"})
+    with pytest.raises(CheckpointError, match=r"was trained in the world model C:/wm, which is not there .*pass wm="):
+        load_agent(folder)
+
+
+def test_what_refers_to_a_world_model_has_forward_slashes_on_windows_too(saved, tmp_path, monkeypatch):
+    agent, _ = saved
+    monkeypatch.setattr(os.path, "relpath", lambda path, start: "..\\run\\wm")
+    monkeypatch.setattr(dream_env.agent, "PurePath", PureWindowsPath)
+    folder = save_agent(agent, tmp_path / "b", world_model_folder=tmp_path / "run" / "wm", learner=LinearLearner())
+    assert checkpoint.read_json(folder / "config.json")["world_model"] == "../run/wm"
+    load_agent(folder)
 
 
 def test_changed_world_model_is_refused(saved):

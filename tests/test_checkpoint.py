@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 import safetensors
@@ -86,6 +86,15 @@ def test_an_unknown_option_in_a_config_suggests_the_nearest(folder):
 def test_a_hub_id_is_downloaded(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda hub_id: str(folder))
     assert model_folder("somebody/pong-dream") == folder
+
+
+@pytest.mark.parametrize("name", ["somebody/pong-dream", PureWindowsPath("somebody/pong-dream")])
+def test_a_hub_id_has_a_forward_slash_whatever_the_systems_paths_have(folder, monkeypatch, name):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda hub_id: asked.append(hub_id) or str(folder))
+    assert model_folder(name) == folder
+    assert asked == ["somebody/pong-dream"]
+    assert model_folder(PureWindowsPath("shipped:pong")).is_dir()
 
 
 def test_a_download_that_fails_says_so(monkeypatch):
@@ -183,7 +192,8 @@ def test_the_newest_state_is_that_of_the_most_steps_also_of_very_many(tmp_path):
     store = Store(tmp_path)
     for step in (999_999_999, 1_000_000_000):
         (tmp_path / "resume" / str(step)).mkdir(parents=True)
-        (tmp_path / "resume" / str(step) / "state.json").write_text("{}")
+        for name in ("state.json", "training.safetensors"):
+            (tmp_path / "resume" / str(step) / name).write_text("{}")
     assert store.latest_folder().name == "1000000000"
 
 
@@ -251,6 +261,18 @@ def test_the_store_keeps_the_newest_complete_state(tmp_path):
     assert tensors["x"].tolist() == [2.0, 2.0]
     assert not (tmp_path / "resume" / "000000001").exists()
     store.clear()
+    assert store.latest() is None
+
+
+@pytest.mark.parametrize("gone", ["state.json", "training.safetensors"])
+def test_a_state_that_was_half_removed_when_the_run_was_killed_is_none(tmp_path, gone):
+    store = Store(tmp_path)
+    kept = store.save(2, {"x": torch.ones(1)}, {"note": 2})
+    half = shutil.copytree(kept, tmp_path / "resume" / "000000003")
+    (half / gone).unlink()
+    assert store.latest_folder() == kept
+    assert store.latest()[2] == {"note": 2}
+    (kept / gone).unlink()
     assert store.latest() is None
 
 

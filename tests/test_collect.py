@@ -22,6 +22,7 @@ from minari.data_collector import EpisodeBuffer
 from recordings import record
 from robots import _robots  # noqa: F401
 
+from dream_env.collecting.claims import check_dataset_id
 from dream_env.collecting.collect import FURTHER_SEED, CollectConfig, _Player, collect
 from dream_env.errors import ConfigError, DatasetError, SpaceError
 from dream_env.experts.replay_expert import ReplayExpert
@@ -222,10 +223,22 @@ def test_an_object_plays_in_one_process() -> None:
         ("space_invaders", "sb3/ppo-SpaceInvaders-v4", "dream/spaceinvaders/ppo-spaceinvaders-v4-v0"),
         ("CartPole-v1", "my_module:my_expert", "dream/cartpole/my_expert-v0"),
         ("bipedalwalker", "agents/a2c.zip", "dream/bipedalwalker/a2c-v0"),
+        ("pong", r"C:\agents\PPO-x.zip", "dream/pong/ppo-x-v0"),
+        ("pong", "agents/best.model.zip", "dream/pong/best-model-v0"),
+        ("pong", "my agent.zip", "dream/pong/my-agent-v0"),
+        ("CartPole-v1", "a/relocate_v1.pickle", "dream/cartpole/relocate_v1-v0"),
+        ("pong", "replay:dream/pong/slips-v1", "dream/pong/slips-v1-v0"),
     ],
 )
 def test_a_dataset_without_a_name_is_named_after_game_and_expert(environment: str, expert: str, expected: str) -> None:
     assert CollectConfig(environment, expert=expert).dataset_id == expected
+    check_dataset_id(expected)
+
+
+def test_a_folder_of_episodes_whose_name_is_no_id_names_a_dataset_all_the_same(tmp_path: Path) -> None:
+    config = CollectConfig("pong", episodes_from=tmp_path / "Others' games.1")
+    assert config.dataset_id == "dream/pong/Others--games-1-v0"
+    check_dataset_id(config.dataset_id)
 
 
 def test_the_summary_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

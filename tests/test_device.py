@@ -1,9 +1,12 @@
 """A device that is not there is said before anything is done; half precision is for processors made for it."""
 
+import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from agents import linear_agent, pong_model, short_pong
 from small_datasets import record_squares, tiny_fit
 
 from dream_env.agent import load_agent
@@ -12,6 +15,8 @@ from dream_env.device import check_device, fast_precision
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError
 from dream_env.online_stage import online_stage
+from dream_env.playing.games import RandomActor, device_of, evaluate
+from dream_env.playing.real_episodes import RealEpisodes
 from dream_env.run import RunConfig, run
 from dream_env.stages import ImitateStage, fit_stage, imitate_stage
 from dream_env.testing import tiny_world_model
@@ -92,3 +97,52 @@ def test_half_precision_is_for_gpus_that_have_units_for_it(monkeypatch, capabili
 def test_half_precision_is_for_processors_that_have_units_for_it(monkeypatch, has_units):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_units)
     assert fast_precision("cpu") == ("bfloat16" if has_units else "float32")
+
+
+# -------------------------------------------------------------------------------------------------- random numbers
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(path for room in ("dream_env", "plugins", "examples") for path in (ROOT / room).rglob("*.py"))
+
+
+def test_no_random_state_is_put_aside_on_every_gpu_there_is():
+    # Without devices fork_rng begins to use all of them, and warns where there are several.
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("fork_rng"):
+                assert node.args or any(given.arg == "devices" for given in node.keywords), f"{path}:{node.lineno}"
+
+
+def test_playing_on_the_cpu_touches_no_gpu(monkeypatch):
+    agent = linear_agent(pong_model())
+
+    def touched(*given):
+        raise AssertionError("a GPU was touched")
+
+    for name in ("device_count", "get_rng_state", "set_rng_state", "manual_seed_all", "manual_seed"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)  # nor is any in use
+    for actor in (agent, RandomActor(short_pong().action_space)):
+        assert len(evaluate(actor, short_pong, 1)) == 1
+        with RealEpisodes(short_pong) as real:
+            assert len(real.play(actor, [0])) == 1
+    tiny_world_model()
+
+
+def test_an_actors_device_is_what_it_says():
+    class Said:
+        def __init__(self, device):
+            self.device = device
+
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return np.zeros(len(observation), dtype=np.int64), None
+
+    assert device_of(Said("cuda:1")) == torch.device("cuda", 1)
+    assert device_of(Said(torch.device("cpu"))) == torch.device("cpu")
+    assert device_of(linear_agent(pong_model())) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_who_does_not_say_where_it_samples_may_do_so_on_a_gpu_that_is_in_use(monkeypatch, used):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    assert device_of(RandomActor(short_pong().action_space)).type == ("cuda" if used else "cpu")

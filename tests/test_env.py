@@ -13,6 +13,8 @@ from gymnasium.vector import AutoresetMode
 
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import CheckpointError, ConfigError, DatasetError, PluginError, SpaceError
+from dream_env.model.rssm import RSSMConfig
+from dream_env.model.world_model import WorldModelConfig
 from dream_env.plugin import Reward
 from dream_env.testing import check_dream_env, tiny_demos, tiny_expert, tiny_world_model
 
@@ -52,6 +54,19 @@ def test_vector_checker_passes_in_every_autoreset_mode(mode, gaussian):
 def test_vector_checker_passes_with_box_actions_and_early_ends(mode):
     world_model = tiny_world_model(action_space=Box(-2.0, 2.0, (3,)), continue_head=True)
     check_dream_env(make_dream(world_model=world_model, autoreset_mode=mode, terminate=True, horizon=20))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_autoreset_mode_can_be_given_by_name_by_value_or_itself(mode):
+    for given in (mode, mode.name, mode.value):
+        assert make_dream(autoreset_mode=given).metadata["autoreset_mode"] is mode
+
+
+def test_an_unknown_autoreset_mode_is_refused_with_those_there_are():
+    with pytest.raises(
+        ConfigError, match=r"one of NEXT_STEP, SAME_STEP, DISABLED, not 'SAMESTEP'.* mean \"SAME_STEP\""
+    ):
+        make_dream(autoreset_mode="SAMESTEP")
 
 
 def test_model_states_stay_in_the_declared_bounds():
@@ -327,6 +342,11 @@ def test_the_continue_head_may_end_dreams():
     assert any(step[2].any() for step in steps)
 
 
+def test_ends_are_refused_of_a_model_that_foresees_none():
+    with pytest.raises(ConfigError, match=r"has none; fit one with --model\.continue-head, or leave terminate out"):
+        make_dream(terminate=True)
+
+
 def test_a_horizon_beyond_the_shortest_episode_is_refused():
     with pytest.raises(DatasetError, match="a horizon of 21 steps does not fit: episode 0 has 20 steps"):
         make_dream(horizon=21)
@@ -372,10 +392,47 @@ def test_a_world_model_object_needs_its_expert():
         DreamEnv(wm=tiny_world_model())
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (
+            {},
+            {"gaussian": True},
+            r"states are 32 \+ 4 \(Gaussian\), but the world model's are 32 \+ 4 × 4 \(categorical\)",
+        ),
+        (
+            {},
+            {"config": WorldModelConfig(rssm=RSSMConfig("categorical", 24, 4, 4, 32), width=32, layers=1)},
+            r"states are 24 \+ 4 × 4 .* are 32 \+ 4 × 4 .*; encode the demonstrations with this model",
+        ),
+        (
+            {},
+            {"action_space": Discrete(9)},
+            r"of expert step \d+ is outside Discrete\(3\); take demonstrations of the same",
+        ),
+        (
+            {},
+            {"action_space": Box(-1.0, 1.0, (2,))},
+            r"float32 of shape \(2,\), but the world model takes Discrete\(3\)",
+        ),
+        ({"action_space": Box(-1.0, 1.0, ())}, {}, r"int64 of shape \(\), but the world model takes Box"),
+        (
+            {"action_space": Box(-1.0, 1.0, (2,))},
+            {"action_space": Box(-1.0, 1.0, (3,))},
+            r"of shape \(3,\), but .* takes Box",
+        ),
+    ],
+)
+def test_an_expert_of_another_model_or_of_other_actions_is_refused(ours, theirs, message):
+    with pytest.raises(SpaceError, match=message):
+        make_dream(world_model=tiny_world_model(**ours), expert=tiny_expert(tiny_world_model(**theirs)))
+
+
 @pytest.mark.usefixtures("_without_runtime_types")
 @pytest.mark.parametrize(
     ("option", "message"),
     [
+        ({"split": "heldout"}, r"split must be one of train, held_out, not 'heldout'\. Did you mean \"held_out\"\?"),
         ({"horizon": 0}, "horizon must be at least 1, not 0"),
         ({"render_scale": 0}, "render_scale must be at least 1"),
         ({"render_mode": "human"}, "render_mode must be"),

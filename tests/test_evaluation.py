@@ -179,6 +179,35 @@ def test_sampled_episodes_repeat_with_their_seed_and_leave_torchs_random_state_a
     assert evaluate(agent, short_pong, 2, seed=40) == first
 
 
+class Strict(Countdown):
+    """Takes actions of its space only, in float64: of what a policy says in float32 the bounds are outside by a rounding."""
+
+    action_space = spaces.Box(-0.1, 0.1, (1,), np.float64)
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return super().step(action[0])
+
+
+class Always:
+    """Does the same whatever it sees."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.stack([self.action] * len(observation)), None
+
+
+def test_what_float32_rounded_out_of_the_space_is_put_onto_its_bound_and_what_is_further_out_is_refused():
+    (played,) = evaluate(Always(np.array([0.1], np.float32)), Strict, 1, seed=13)
+    assert played.return_ == pytest.approx(0.3)
+    with pytest.raises(
+        SpaceError, match=r"the actor chose the action \[0\.2\d*\] \(float32\), but the environment takes Box"
+    ):
+        evaluate(Always(np.array([0.2], np.float32)), Strict, 1, seed=13)
+
+
 @pytest.mark.parametrize("what", ["reward", "observation"])
 def test_simulator_that_breaks_down_is_named_with_seed_and_step(what):
     class Broken(Countdown):

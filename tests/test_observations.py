@@ -109,6 +109,29 @@ def test_left_out_keys_may_be_of_any_kind():
     assert spec.pack({"image": np.zeros((20, 20, 3), np.uint8), "mission": "go"})["image"].shape == (64, 64, 1)
 
 
+@pytest.mark.parametrize(
+    ("space", "names"),
+    [
+        (
+            spaces.Dict({"a.b": spaces.Discrete(2), "a_b": spaces.Discrete(2)}),
+            "'a.b' and 'a_b' would both be stored as 'a_b'",
+        ),
+        (
+            spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)}), "a__b": spaces.Discrete(2)}),
+            "'a/b' and 'a__b' would both be stored as 'a__b'",
+        ),
+        (
+            spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)}), "a.b": spaces.Discrete(2)}),
+            "'a/b' and 'a.b' would both be stored as 'a.b'",
+        ),
+    ],
+)
+def test_keys_that_would_share_a_name_are_refused(space, names):
+    with pytest.raises(SpaceError, match=rf"{names}; rename one of them .* naming the others with --observation\.keys"):
+        spec_of(space)
+    assert len(spec_of(space, ObservationConfig(keys=("a.b" if "a.b" in space.spaces else "a__b",))).keys) == 1
+
+
 def test_constant_bounds_are_stored_as_one_number():
     text = json.dumps(spec_of(ATARI).to_json())
     assert len(text) < 300

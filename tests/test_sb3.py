@@ -1,15 +1,17 @@
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.spaces import Discrete
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize, VecVideoRecorder
 
-from dream_env.dream.env import DreamEnv
+from dream_env.dream.env import RENDER_FPS, DreamEnv
 from dream_env.errors import ConfigError
 from dream_env.learning.sb3 import BootstrapTogether, StandardizedReward, as_sb3
 from dream_env.testing import tiny_expert, tiny_world_model
@@ -25,6 +27,97 @@ def test_sb3_trains_on_dreams():
     model.learn(80)
     assert model.num_timesteps == 80
     assert len(model.ep_info_buffer) == 16  # statistics come without a Monitor
+
+
+class Reach(gymnasium.Env):
+    """Shows its step as a picture, a vector and a number, and is over after ``length`` steps."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 7}  # noqa: RUF012 (Gymnasium declares it so)
+    render_mode = None
+    observation_space = spaces.Dict(
+        picture=spaces.Box(0, 255, (36, 36, 3), np.uint8), state=spaces.Box(0, 9, (2,)), place=Discrete(9)
+    )
+    action_space = Discrete(2)
+
+    def __init__(self, length):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation(), {"begun": True}
+
+    def observation(self):
+        picture, state = np.full((36, 36, 3), self.steps, np.uint8), np.full(2, self.steps, np.float32)
+        return {"picture": picture, "state": state, "place": self.steps}
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps == self.length
+        info = {"steps": self.steps, "by": {"hand": 0.5 * self.steps}, "path": np.arange(2) + self.steps}
+        if over:
+            info |= {"is_success": self.length == 2, "episode": "not SB3's", "why": "the end"}
+        return self.observation(), 1.0, False, over, info
+
+
+def reaching(*lengths):
+    return as_sb3(SyncVectorEnv([lambda n=n: Reach(n) for n in lengths], autoreset_mode=AutoresetMode.SAME_STEP))
+
+
+def test_dictionaries_reach_sb3_as_dictionaries_of_arrays():
+    venv = reaching(2, 3)
+    assert {name: array.shape for name, array in venv.reset().items()} == {
+        "picture": (2, 36, 36, 3),
+        "state": (2, 2),
+        "place": (2,),
+    }
+    venv.step(np.zeros(2, dtype=np.int64))
+    obs, _, dones, infos = venv.step(np.zeros(2, dtype=np.int64))
+    assert dones.tolist() == [True, False]
+    np.testing.assert_array_equal(obs["state"], [[0, 0], [2, 2]])
+    last = infos[0]["terminal_observation"]
+    assert (last["picture"].shape, last["state"].tolist(), last["place"]) == ((36, 36, 3), [2, 2], 2)
+    assert "terminal_observation" not in infos[1]
+
+
+def test_what_a_sub_environment_says_of_a_step_is_in_its_info():
+    venv = reaching(2, 3)
+    venv.reset()
+    venv.step(np.zeros(2, dtype=np.int64))
+    ended, running = venv.step(np.zeros(2, dtype=np.int64))[3]
+    assert (ended["is_success"], ended["why"], ended["steps"], ended["by"]) == (True, "the end", 2, {"hand": 1.0})
+    assert ended["path"].tolist() == [2, 3]
+    assert ended["episode"] == {"r": 2.0, "l": 2, "t": 0.0}
+    assert ended["TimeLimit.truncated"] is True
+    assert (running["steps"], running["by"], running["path"].tolist()) == (2, {"hand": 1.0}, [2, 3])
+    assert running.keys() == {"steps", "by", "path"}
+
+
+def test_sb3_trains_on_dictionaries_the_same_with_and_without_bootstrapping_together():
+    learned = []
+    for callback in (None, BootstrapTogether()):
+        model = PPO("MultiInputPolicy", reaching(2, 3), n_steps=6, batch_size=6, n_epochs=1, seed=0, device="cpu")
+        learned.append(model.learn(24, callback=callback).policy.state_dict())
+        assert model.ep_success_buffer.count(True) == 6
+    for name, tensor in learned[0].items():
+        torch.testing.assert_close(tensor, learned[1][name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Text(5),
+        spaces.Tuple([Discrete(2)]),
+        spaces.Dict(a=spaces.Dict(b=Discrete(2))),
+        spaces.Dict(a=Discrete(2, start=1)),
+    ],
+)
+def test_observations_that_sb3_does_not_take_are_refused(space):
+    class Odd(Reach):
+        observation_space = space
+
+    with pytest.raises(ConfigError, match=r"takes observations of Box.* but these sub-environments show .*; wrap each"):
+        as_sb3(SyncVectorEnv([lambda: Odd(2)], autoreset_mode=AutoresetMode.SAME_STEP))
 
 
 def test_other_wrappers_of_sb3_find_what_they_look_for():
@@ -172,6 +265,14 @@ def test_one_sub_environment_cannot_be_set_by_itself():
 
 def test_frames_come_through():
     assert as_sb3(dream(render_mode="rgb_array")).get_images()[0].shape == (16, 16, 3)
+
+
+def test_videos_are_of_the_dream_s_own_speed(tmp_path):
+    pytest.importorskip("moviepy", reason="VecVideoRecorder needs moviepy")
+    venv = VecVideoRecorder(as_sb3(dream(render_mode="rgb_array")), str(tmp_path), lambda step: False)
+    assert venv.frames_per_sec == RENDER_FPS
+    assert venv.metadata["render_modes"] == ["human", "rgb_array"]
+    assert reaching(2).metadata["render_fps"] == 7
 
 
 def test_torch_tensors_of_the_dream_reach_sb3_as_arrays():

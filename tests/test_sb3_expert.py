@@ -51,11 +51,17 @@ class Screens(gymnasium.Env[np.ndarray, Any]):
         ("PPO", "Pendulum-v1", {"net_arch": {"pi": [8, 4], "vf": [3]}}),
         ("DQN", "CartPole-v1", {}),
         ("SAC", "Pendulum-v1", {}),
+        ("SAC", "Pendulum-v1", {"net_arch": []}),
+        ("SAC", "Pendulum-v1", {"use_sde": True}),  # whose mean action is clamped
+        ("SAC", "Pendulum-v1", {"use_sde": True, "clip_mean": 0.5}),
+        ("SAC", "Pendulum-v1", {"use_sde": True, "clip_mean": 0.0}),
         ("TD3", "Pendulum-v1", {}),
     ],
 )
 def test_actions_are_those_of_sb3(algorithm: str, env: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
     options = {"buffer_size": 10} if algorithm in ("DQN", "SAC", "TD3") else {}
+    if "use_sde" in kwargs:
+        options |= {"use_sde": True}
     model = getattr(stable_baselines3, algorithm)(
         "MlpPolicy", env, seed=1, policy_kwargs={**SMALL, **kwargs}, **options
     )
@@ -70,6 +76,118 @@ def test_actions_are_those_of_sb3(algorithm: str, env: str, kwargs: dict[str, An
     seen = [np.clip(real.observation_space.sample(), -3, 3) for _ in range(20)]
     expected = [model.predict(x, deterministic=True)[0] for x in seen]
     np.testing.assert_allclose([expert(x) for x in seen], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kwargs"),
+    [
+        ("PPO", {}),
+        ("SAC", {}),
+        ("PPO", {"use_sde": True, "full_std": False}),
+        ("PPO", {"use_sde": True, "use_expln": True}),
+        ("SAC", {"use_sde": True}),
+    ],
+)
+def test_continuous_actions_are_sampled_with_the_policys_own_noise(
+    algorithm: str, kwargs: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"buffer_size": 10} if algorithm == "SAC" else {"n_steps": 8, "batch_size": 8}
+    gsde = bool(kwargs.get("use_sde"))
+    kwargs = {name: value for name, value in kwargs.items() if name != "use_sde"}
+    model: Any = getattr(stable_baselines3, algorithm)(
+        "MlpPolicy", "Pendulum-v1", seed=1, use_sde=gsde, policy_kwargs={**SMALL, **kwargs}, **options
+    )
+    actor = model.actor if algorithm == "SAC" else model.policy
+    with torch.no_grad():
+        for name, parameter in actor.named_parameters():
+            if name.startswith("log_std"):  # some above 0, where expln is another; a small noise, away from the bounds
+                parameter.add_(0.3 * torch.randn_like(parameter) if gsde else -2.0)
+        if gsde:
+            actor.log_std.fill_(-2.0)
+            actor.log_std[0] = 0.3 if kwargs.get("use_expln") else -1.0
+    model.save(tmp_path / "agent.zip")
+    seen = np.array([0.5, -0.5, 0.2], np.float32)
+    with torch.no_grad():
+        tensor = torch.as_tensor(seen).unsqueeze(0)
+        if algorithm == "SAC":
+            mean, log_std, latent = actor.get_action_dist_params(tensor)
+            distribution = actor.action_dist.proba_distribution(mean, log_std, **latent).distribution
+        else:
+            distribution = actor.get_distribution(tensor).distribution
+    real = gymnasium.make("Pendulum-v1")
+    expert = SB3Expert(str(tmp_path / "agent.zip"), deterministic=False)
+
+    def played(count: int) -> np.ndarray:
+        actions = []
+        for game in range(count if gsde else 1):  # gSDE's noise is that of a game
+            expert.reset(real, game)
+            actions += [expert(seen) for _ in range(1 if gsde else count)]
+        return np.array(actions)
+
+    actions = played(3000)
+    assert all(real.action_space.contains(action) for action in actions)
+    np.testing.assert_array_equal(played(20), actions[:20])  # as the seed has it
+    drawn = np.arctanh(actions / 2.0) if algorithm == "SAC" else actions
+    std = float(distribution.stddev)
+    assert abs(drawn.mean() - float(distribution.mean)) < 0.1 * std
+    assert drawn.std() == pytest.approx(std, rel=0.06)
+
+
+def test_gsdes_noise_is_one_function_of_what_is_seen_for_a_whole_game(tmp_path: Path) -> None:
+    stable_baselines3.PPO("MlpPolicy", "Pendulum-v1", use_sde=True, n_steps=8, batch_size=8).save(
+        tmp_path / "agent.zip"
+    )
+    real = gymnasium.make("Pendulum-v1")
+    expert = SB3Expert(str(tmp_path / "agent.zip"), deterministic=False)
+    seen = np.array([0.5, -0.5, 0.2], np.float32)
+    games = []
+    for seed in (0, 1):
+        expert.reset(real, seed)
+        games.append([float(expert(seen)[0]) for _ in range(3)])
+    assert [len(set(game)) for game in games] == [1, 1]
+    assert games[0] != games[1]
+
+
+def test_policies_without_noise_are_asked_for_it_as_in_sb3(tmp_path: Path) -> None:
+    stable_baselines3.TD3("MlpPolicy", "Pendulum-v1", policy_kwargs=SMALL, buffer_size=10).save(tmp_path / "td3.zip")
+    real = gymnasium.make("Pendulum-v1")
+    real.reset(seed=0)
+    seen = np.array([0.5, -0.5, 0.2], np.float32)
+    actions = []
+    for deterministic in (False, True):
+        expert = SB3Expert(str(tmp_path / "td3.zip"), deterministic=deterministic)
+        expert.reset(real, 0)
+        actions.append(expert(seen))
+    np.testing.assert_array_equal(*actions)
+
+    one = gymnasium.make("CartPole-v1")
+    dqn = stable_baselines3.DQN("MlpPolicy", one, policy_kwargs=SMALL, buffer_size=10)
+    dqn.exploration_rate = 0.5
+    dqn.save(tmp_path / "dqn.zip")
+    expert = SB3Expert(str(tmp_path / "dqn.zip"), deterministic=False)
+    games = []
+    for _ in range(2):
+        expert.reset(one, 0)
+        games.append([expert(np.zeros(4, np.float32)) for _ in range(400)])
+    assert games[0] == games[1]
+    best = int(dqn.predict(np.zeros(4, np.float32), deterministic=True)[0])
+    assert np.mean(np.array(games[0]) == best) == pytest.approx(0.75, abs=0.08)
+
+    stable_baselines3.PPO("MlpPolicy", "CartPole-v1", policy_kwargs=SMALL).save(tmp_path / "ppo.zip")
+    policy = WeightsPolicy.read(tmp_path / "ppo.zip")
+    box = spaces.Box(-1.0, 1.0, (2,))
+    with pytest.raises(
+        ConfigError, match=r"hold no noise \(log_std\) to sample actions of Box\(.*made for discrete actions"
+    ):
+        policy.act(np.zeros(4, np.float32), box, False, torch.Generator())
+
+
+def test_noise_of_a_form_of_its_own_asks_for_trust(tmp_path: Path) -> None:
+    model = stable_baselines3.PPO("MlpPolicy", "Pendulum-v1", policy_kwargs=SMALL, n_steps=8, batch_size=8)
+    model.policy.log_std = torch.nn.Parameter(torch.zeros(3))
+    model.save(tmp_path / "agent.zip")
+    with pytest.raises(ConfigError, match=r"its noise has the shape \(3,\), which is none of SB3's.*--trust"):
+        SB3Expert(str(tmp_path / "agent.zip"))
 
 
 def test_pictures_go_through_sb3s_convolutions(tmp_path: Path) -> None:

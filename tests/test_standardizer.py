@@ -35,6 +35,11 @@ def test_pictures_are_standardised_by_pixel_with_a_floor_and_channels_come_first
     torch.testing.assert_close(image[1, 1, 2, 3, 0], (obs["camera/left"][1, 1, 3, 0, 2].float() - 100) / (15 + 5))
 
 
+def test_saved_statistics_keep_their_names():
+    names = {f"{what}_{key}" for what in ("mean", "std") for key in ("camera__left", "state")}
+    assert standardizer().state_dict().keys() == names
+
+
 def test_vectors_are_standardised_and_entries_that_never_changed_are_ignored():
     obs = {**packed(1, 1), "state": torch.tensor([[[5.0, 3.0, 4000.0]]])}
     standardized = standardizer()(obs)

@@ -88,9 +88,10 @@ class CollectConfig:
             return self.dataset
         game = re.sub(r"-v\d+$", "", environment_id(self.environment).split("/")[-1]).lower()
         if self.episodes_from is not None:
-            return f"dream/{game}/{self.episodes_from.resolve().name}-v0"
-        expert = re.split(r"[/:]", self.expert)[-1].removesuffix(".zip").removesuffix(".pickle").lower()
-        return f"dream/{game}/{expert}-v0"
+            return f"dream/{_for_id(game)}/{_for_id(self.episodes_from.resolve().name)}-v0"
+        # Of a file its stem, on any system: C:\agents\ppo.zip is ppo.
+        expert = re.split(r"[/:\\]", self.expert)[-1].removesuffix(".zip").removesuffix(".pickle").lower()
+        return f"dream/{_for_id(game)}/{_for_id(expert)}-v0"
 
     def identity(self) -> dict[str, Any]:
         """What decides what is recorded: the games are a function of it."""
@@ -99,6 +100,10 @@ class CollectConfig:
             options.pop(name)  # fire: recordings of before do not tell it
         rendering = rendering_of(self.environment, self.rendering)
         return {**options, "environment": environment_id(self.environment), "rendering": rendering}
+
+
+def _for_id(name: str) -> str:
+    return re.sub(r"[^\w-]", "-", name)  # Minari takes nothing else into an id
 
 
 def collect(

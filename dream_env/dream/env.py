@@ -20,7 +20,7 @@ from torch import Tensor
 from dream_env.dream.dreams import Dreams
 from dream_env.dream.opening import check_environment, latent_space, open_world_model
 from dream_env.dream.resetting import Seed, chosen_by, expert_rows, known_options, seeds_for
-from dream_env.errors import ConfigError, SpaceError
+from dream_env.errors import ConfigError, SpaceError, nearest
 from dream_env.model.encoded import EncodedDemos, Split
 from dream_env.model.world_model import Precision, WorldModel
 from dream_env.plugin import Reward, load_reward
@@ -75,23 +75,29 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
             split: which demonstrations of the folder: those the model was fitted on, or those held out.
             episodes: use only the first so many expert episodes.
             environment: what the model must be of, as ``"ALE/Pong-v5"``; the registered ids set it.
-            autoreset_mode: when an ended dream starts again: SAME_STEP (Stable-Baselines3's), NEXT_STEP, DISABLED.
+            autoreset_mode: when an ended dream starts again: ``"SAME_STEP"`` (Stable-Baselines3's), ``"NEXT_STEP"``, or
+                ``"DISABLED"``; Gymnasium's ``AutoresetMode`` and its values (``"SameStep"``) do too.
             render_mode: ``"rgb_array"`` decodes the model state into a picture.
             render_scale: show every pixel as a square of this many; 4 makes 64 × 64 watchable.
             output: ``"torch"`` leaves observations, rewards and flags as tensors on the device.
             device: of the model; ``"cpu"``, or where a given WorldModel already is.
-            terminate: let the continue head end dreams before the horizon.
+            terminate: let the continue head end dreams before the horizon; a model without one is refused.
             precision: arithmetic of the dream's matrix products; ``"bfloat16"`` is 1.4 times (small preset) to 1.8
                 times (paper) as fast where the processor has units for it. States, samples and rewards are float32 either way.
             max_episode_steps: a lower horizon; what ``gymnasium.make_vec`` calls it.
         """
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.horizon = horizon if max_episode_steps is None else min(horizon, max_episode_steps)
         _check_options(num_envs, self.horizon, render_mode, render_scale, output, precision)
         self.world_model, expert = open_world_model(wm, expert, split, device, environment)
         self.device = self.world_model.device
         if environment is not None:
             check_environment(self.world_model, environment)
+        if terminate and self.world_model.continue_net is None:
+            raise ConfigError(
+                f"terminate=True lets the continue head end dreams, but this world model (dataset "
+                f"{self.world_model.source.dataset}) has none; fit one with --model.continue-head, or leave terminate out"
+            )
         self.expert = expert if episodes is None else expert.take(episodes)
         self.reward = load_reward(reward, **(reward_options or {}))
         self.reward.prepare(self.world_model, self.expert)
@@ -233,6 +239,14 @@ class DreamEnv(VectorEnv[Any, Any, Any]):
         ended = state["ended"].to(self.device)
         self._ended = ended if bool(ended.any()) else None
         self._seeded = bool(state["seeded"])
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    for each in AutoresetMode:
+        if mode in (each, each.name, each.value):
+            return each
+    names = [each.name for each in AutoresetMode]
+    raise ConfigError(f"autoreset_mode must be one of {', '.join(names)}, not {mode!r}.{nearest(str(mode), names)}")
 
 
 def _check_options(

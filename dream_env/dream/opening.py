@@ -2,13 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import gymnasium
 import numpy as np
+import torch
 
 from dream_env import checkpoint
 from dream_env.device import check_device
-from dream_env.errors import ConfigError, EnvironmentMismatch
+from dream_env.errors import ConfigError, EnvironmentMismatch, SpaceError, nearest
 from dream_env.model.encoded import EncodedDemos, Split, load_encoded
 from dream_env.model.world_model import WorldModel
 
@@ -33,8 +35,16 @@ def open_world_model(
     environment: str | None = None,
 ) -> tuple[WorldModel, EncodedDemos]:
     """Load what is a folder or a hub id, or else the model of ``environment`` that comes with this package, if any; put
-    model and expert on one device."""
+    model and expert on one device.
+
+    Raises:
+        ConfigError: if there is nothing to open, or no such split.
+        SpaceError: if the expert was encoded by another model, or acts in another space.
+    """
     check_device(device or "cpu")
+    splits = get_args(Split)
+    if split not in splits:
+        raise ConfigError(f"split must be one of {', '.join(splits)}, not {split!r}.{nearest(str(split), splits)}")
     if wm is None and environment is not None:
         wm = checkpoint.shipped_model(environment)
     if wm is None:
@@ -53,7 +63,36 @@ def open_world_model(
         folder = checkpoint.model_folder(wm)
         world_model = checkpoint.load(folder, device or "cpu")
         expert = load_encoded(folder, split) if expert is None else expert
+    _check_expert(world_model, expert)
     return world_model, expert.to(world_model.device)
+
+
+def _check_expert(world_model: WorldModel, expert: EncodedDemos) -> None:
+    again = "encode the demonstrations with this model: expert=dream_env.encode(world_model, demos)"
+    tensors, rssm = expert.tensors(), world_model.config.rssm
+    classes = rssm.classes if rssm.latent == "categorical" else 0
+    ours = _sizes(world_model.deter_size, rssm.groups, classes)
+    theirs = _sizes(tensors["deter"].shape[1], tensors["stoch"].shape[1], int(tensors["classes"]))
+    if theirs != ours:
+        raise SpaceError(f"the expert's states are {theirs}, but the world model's are {ours}; {again}")
+    action, spec = tensors["action"], world_model.action_spec
+    shape = spec.space.shape or ()
+    if tuple(action.shape[1:]) != shape or action.is_floating_point() == spec.discrete:
+        raise SpaceError(
+            f"the expert's actions are {action.dtype} of shape {tuple(action.shape[1:])}, but the world model takes "
+            f"{spec.space}; take demonstrations of the same environment, and {again}"
+        )
+    if spec.discrete:  # a Box's bounds say nothing of another Box's actions, most of which lie in them
+        done = torch.ones(len(action), dtype=torch.bool)
+        done[(expert.lengths.cpu() + 1).cumsum(0) - 1] = False  # an episode's last row, where nothing was done, holds 0
+        try:
+            spec.validate(action[done.to(action.device)].cpu().numpy(), each="expert step")
+        except SpaceError as error:
+            raise SpaceError(f"{error}; take demonstrations of the same environment, and {again}") from error
+
+
+def _sizes(deter: int, groups: int, classes: int) -> str:
+    return f"{deter} + {groups}" + (f" × {classes} (categorical)" if classes else " (Gaussian)")
 
 
 def check_environment(world_model: WorldModel, environment: str) -> None:

@@ -5,7 +5,7 @@ reset in the same step). This adapter translates and keeps the semantics: ``term
 episode statistics are given where SB3 looks for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,15 @@ from dream_env.errors import ConfigError
 def as_sb3(envs: VectorEnv[Any, Any, Any]) -> "SB3VecEnv":
     """Wrap a vector environment (a ``DreamEnv``, or any other with SAME_STEP autoreset) for Stable-Baselines3.
 
+    Observations are what SB3 takes: one array, or a flat Dict of arrays. What sub-environments say of a step (``is_success``)
+    is in each one's info, at an episode's end as well.
+
     SB3 numbers discrete actions from 0. Where the environment's start at another number (``Discrete(3, start=1)``), that is added
     on the way in; add it too to what ``model.predict`` gives before it is done anywhere else.
 
     Raises:
-        ConfigError: if the environment resets in another step, or gives tensors (``output="torch"``).
+        ConfigError: if the environment resets in another step, gives tensors (``output="torch"``), or shows what SB3 does not
+            take.
     """
     return SB3VecEnv(envs)
 
@@ -39,6 +43,29 @@ def first_action(space: spaces.Space[Any]) -> int:
 def numbered_from_zero(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """The action space as SB3 is told of it: discrete actions start at 0."""
     return spaces.Discrete(int(space.n)) if isinstance(space, spaces.Discrete) and first_action(space) else space
+
+
+def _can_be_shown(space: spaces.Space[Any]) -> bool:
+    # One-hot numbers are counted from 0 by SB3, as actions are.
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return not np.any(space.start)
+    return isinstance(space, spaces.Box | spaces.MultiBinary)
+
+
+def _arrays(observation: Any) -> np.ndarray | dict[str, np.ndarray]:
+    """Observations of all sub-environments, or of one: an array, or a dict of arrays for a Dict space."""
+    if isinstance(observation, Mapping):
+        return {name: np.asarray(part) for name, part in observation.items()}
+    return np.asarray(observation)
+
+
+def _info_of(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """What Gymnasium's infos of all say of sub-environment ``i``: the mask ``_key`` tells whether ``key`` does."""
+    return {
+        key: _info_of(values, i) if isinstance(values, Mapping) else values[i]
+        for key, values in infos.items()
+        if f"_{key}" in infos and infos[f"_{key}"][i]
+    }
 
 
 class SB3VecEnv(VecEnv):
@@ -55,13 +82,23 @@ class SB3VecEnv(VecEnv):
             raise ConfigError(
                 'Stable-Baselines3 needs arrays, but these sub-environments give tensors; make them with output="numpy"'
             )
+        shown = envs.single_observation_space
+        if not all(
+            _can_be_shown(part) for part in (shown.spaces.values() if isinstance(shown, spaces.Dict) else [shown])
+        ):
+            raise ConfigError(
+                f"Stable-Baselines3 takes observations of Box, Discrete, MultiDiscrete or MultiBinary, counted from 0, or one "
+                f"Dict of these, but these sub-environments show {shown}; wrap each, as in gymnasium.wrappers.FlattenObservation"
+            )
         self.envs = envs
         self._first_action = first_action(envs.single_action_space)
         self._actions: Any = None
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
         action_space = numbered_from_zero(envs.single_action_space)
-        super().__init__(envs.num_envs, envs.single_observation_space, action_space)
+        super().__init__(envs.num_envs, shown, action_space)
+        # SB3 reads the frames a second of a video here; the render modes are its own, which add "human".
+        self.metadata = {**envs.metadata, **self.metadata}
 
     def reset(self) -> VecEnvObs:
         """Reset all; the seed given by ``seed`` is used once."""
@@ -73,7 +110,7 @@ class SB3VecEnv(VecEnv):
         self.reset_infos = [{} for _ in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
-        return np.asarray(observations)
+        return _arrays(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Remember the actions; the work is done in ``step_wait``."""
@@ -86,16 +123,20 @@ class SB3VecEnv(VecEnv):
         dones = np.logical_or(terminated, truncated)
         self._returns += rewards
         self._lengths += 1
+        # What is said beside final_info of one that has ended is of its next episode, and SB3 has no place for that.
+        final = infos.get("final_info", {})
         listed: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if infos:  # dreams say nothing but at their ends
+            listed = [_info_of(final if done else infos, i) for i, done in enumerate(dones)]
         for i in np.flatnonzero(dones):
-            listed[i] = {
-                "terminal_observation": infos["final_obs"][i],
+            listed[i] |= {
+                "terminal_observation": _arrays(infos["final_obs"][i]),
                 "TimeLimit.truncated": bool(truncated[i]) and not bool(terminated[i]),
                 "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": 0.0},
             }
         self._returns[dones] = 0.0
         self._lengths[dones] = 0
-        return np.asarray(observations), rewards, np.asarray(dones), listed
+        return _arrays(observations), rewards, np.asarray(dones), listed
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Statistics of the episodes on their way, for an exact resume."""
@@ -162,16 +203,26 @@ class BootstrapTogether(BaseCallback):
         rewards, infos = self.locals["rewards"], self.locals["infos"]
         where = [i for i, info in enumerate(infos) if info.get("TimeLimit.truncated", False)]
         if where:
-            rewards[where] += self._discounted_values(np.stack([infos[i]["terminal_observation"] for i in where]))
+            rewards[where] += self._discounted_values([infos[i]["terminal_observation"] for i in where])
             for i in where:
                 infos[i]["TimeLimit.truncated"] = False  # or the algorithm would add it again
         return True
 
-    def _discounted_values(self, observations: np.ndarray) -> np.ndarray:
+    def _discounted_values(self, observations: Sequence[Any]) -> np.ndarray:
         """``γ·v`` of many observations at once, by the critic as it is now."""
         model: Any = self.model
+
+        def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+            return torch.as_tensor(np.stack(arrays), device=model.device)
+
+        first = observations[0]
+        together = (
+            {name: stacked([each[name] for each in observations]) for name in first}
+            if isinstance(first, Mapping)
+            else stacked(observations)
+        )
         with torch.no_grad():
-            values = model.policy.predict_values(torch.as_tensor(observations, device=model.device))
+            values = model.policy.predict_values(together)
         return np.asarray((model.gamma * values.flatten()).cpu())
 
 

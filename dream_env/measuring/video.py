@@ -20,6 +20,8 @@ from dream_env.errors import ConfigError
 from dream_env.filtering import stack
 from dream_env.latent import Latent
 from dream_env.model.world_model import WorldModel
+from dream_env.playing.games import own_random_state
+from dream_env.real.real_rooms import in_space
 from dream_env.recordings.demos import Episode
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
@@ -145,13 +147,11 @@ def agent_video(
             yield _side_by_side(pictures, (f"return {total:g}", "what the model sees")[: len(pictures)])
             if over:
                 return
-            space = environment.action_space
-            chosen = int(action[0]) if isinstance(space, gymnasium.spaces.Discrete) else action[0].astype(space.dtype)
+            chosen = in_space(action[0], environment.action_space)
             observation, reward, terminated, truncated, _ = environment.step(chosen)
             total, over, first = total + float(reward), terminated or truncated, np.zeros(1, dtype=bool)
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with own_random_state(agent.world_model.device, seed):
         return write_video(frames(), path, fps=fps)
 
 

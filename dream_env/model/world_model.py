@@ -270,8 +270,7 @@ class WorldModel(nn.Module):
 
 
 def _module_name(key: ObservationKey) -> str:
-    # Module names may hold neither dots nor be empty; keys of nested dictionaries come as "a/b".
-    return "key_" + key.name.replace(".", "_").replace("/", "__")
+    return "key_" + key.module_name  # a bare name might be one that ModuleDict has itself, as "values"
 
 
 def make_encoder(config: WorldModelConfig, key: ObservationKey) -> ConvEncoder | FlatEncoder:

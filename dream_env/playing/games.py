@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from dream_env.agent import Agent
+from dream_env.device import own_random_numbers
 from dream_env.errors import ConfigError, SpaceError
 from dream_env.filtering import FilterState, check_spaces, count, stack
 from dream_env.plugin import RowMemory
 from dream_env.progress import progress_bar
 from dream_env.real.environments import Env, not_finite
+from dream_env.real.real_rooms import in_space
 from dream_env.real.success import SuccessTracker
 
 MakeEnvironment = Callable[[], Env]
@@ -108,7 +110,7 @@ def evaluate(
         One result an episode, by seed.
 
     Raises:
-        SpaceError: if the environment does not fit the agent, or gives numbers that are not finite.
+        SpaceError: if the environment does not fit the agent, does not take its action, or gives numbers that are not finite.
         ConfigError: if there is nothing to play: no episode, no environment, or no step.
     """
     seeds = range(seed, seed + episodes) if seeds is None else seeds
@@ -125,7 +127,10 @@ def evaluate(
             environments.append(make_environment())
         if isinstance(actor, Agent):
             check_spaces(actor.world_model, environments[0])
-        with _own_random_state(seeds[0]), progress_bar(name, len(seeds), "games", enabled=progress) as advance:
+        with (
+            own_random_state(device_of(actor), seeds[0]),
+            progress_bar(name, len(seeds), "games", enabled=progress) as advance,
+        ):
             table = _Table(actor, environments, seeds, deterministic, max_steps)
             while table.live:
                 for result in table.step():
@@ -192,9 +197,8 @@ class _Table:
 
     def _act(self, row: int, action: Any) -> EpisodeResult | None:
         environment = self.environments[row]
-        space = environment.action_space
-        action = int(action) if isinstance(space, gymnasium.spaces.Discrete) else np.asarray(action, space.dtype)
-        self._observations[row], reward, terminated, truncated, info = environment.step(action)
+        taken = in_space(action, environment.action_space)
+        self._observations[row], reward, terminated, truncated, info = environment.step(taken)
         self._lengths[row] += 1
         tracker = self._trackers[row]
         tracker.step(info)
@@ -249,8 +253,23 @@ def _shown(results: Sequence[EpisodeResult], frames: int) -> dict[str, float]:
 
 
 @contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
-    # Policies sample with torch's global generator; whoever evaluates in the middle of a training must not disturb it.
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+def own_random_state(device: torch.device, seed: int) -> Iterator[None]:
+    """Within it policies may sample with torch's global generators, from ``seed`` on: the CPU's, and with ``device`` a GPU that
+    one's. No other is touched, so that whoever plays in the middle of a training does not disturb it."""
+    with own_random_numbers(device):
+        # Not torch.manual_seed: it seeds all GPUs, and they are not put back.
+        torch.default_generator.manual_seed(int(seed))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(int(seed))
         yield
+
+
+def device_of(actor: Actor) -> torch.device:
+    """Where an actor samples."""
+    if isinstance(actor, Agent):
+        return actor.world_model.device
+    told = getattr(actor, "device", None)  # as SB3's models do
+    if isinstance(told, str | torch.device):
+        return torch.device(told)
+    return torch.device("cuda" if torch.cuda.is_initialized() else "cpu")  # a GPU that nobody used is not the actor's

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from minari.data_collector import EpisodeBuffer
 
 from dream_env.agent import Agent
 from dream_env.errors import ConfigError, TrainingError
 from dream_env.filtering import FilterState, stack
-from dream_env.playing.games import Actor
+from dream_env.playing.games import Actor, device_of, own_random_state
 from dream_env.plugin import RowMemory
 from dream_env.real.real_rooms import Act, CannotMake, Died, Here, MakeEnvironment, Order, Reset, Room, Seen, Worker
 
@@ -113,8 +112,7 @@ class RealEpisodes:
         played: list[PlayedEpisode] = []
         for start in range(0, len(seeds), self._parallel):
             together = seeds[start : start + self._parallel]
-            with torch.random.fork_rng():
-                torch.manual_seed(int(together[0]))
+            with own_random_state(device_of(actor), int(together[0])):
                 played += self._play_together(actor, together, deterministic)
         return played
 

@@ -92,7 +92,7 @@ class Room:
         if slot not in self._games:
             self._games[slot] = self._make()
         game = self._games[slot]
-        action = None if isinstance(order, Reset) else _taken(order.action, game.env.action_space)
+        action = None if isinstance(order, Reset) else in_space(order.action, game.env.action_space)
         try:
             seen = game.reset(order.seed) if isinstance(order, Reset) else game.step(action)
         except Exception as error:  # a simulator's own classes; MuJoCo, Box2D and Atari share none
@@ -145,7 +145,12 @@ class _Game:
         )
 
 
-def _taken(action: np.ndarray, space: spaces.Space[Any]) -> Any:
+def in_space(action: Any, space: spaces.Space[Any]) -> Any:
+    """The actor's action as the environment takes it: in its type, and on the bound where it is outside by a rounding.
+
+    Raises:
+        SpaceError: if it is none of the environment's.
+    """
     found = taken(action, space)
     if found is None:
         given = np.asarray(action)

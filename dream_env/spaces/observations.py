@@ -85,6 +85,11 @@ class ObservationKey:
     source_shape: tuple[int, ...]
     """Shape of the environment's array."""
 
+    @property
+    def module_name(self) -> str:
+        """What a model's modules and buffers are called after it; they may hold no dots, and "a/b" becomes "a__b"."""
+        return self.name.replace(".", "_").replace("/", "__")
+
 
 @dataclass(frozen=True)
 class ObservationSpec:
@@ -103,7 +108,8 @@ class ObservationSpec:
         (6, 7) are no grey levels, and their averages mean nothing.
 
         Raises:
-            SpaceError: for any other space, for a key that is not there, and for a crop that leaves the picture.
+            SpaceError: for any other space, for a key that is not there, for keys that would be stored under one name, and for
+                a crop that leaves the picture.
         """
         leaves = _leaves(space)
         for wanted in config.keys:
@@ -114,6 +120,7 @@ class ObservationSpec:
         keys = tuple(_key(name, leaf, config) for name, leaf in leaves.items() if _selected(name, config.keys))
         if not keys:
             raise SpaceError(f"the observation space {space} holds nothing to learn from")
+        _check_names(keys)
         return cls(_without(space, {key.name for key in keys}), config, keys)
 
     def to_json(self) -> dict[str, Any]:
@@ -172,6 +179,11 @@ class ObservationSpec:
         return packed
 
 
+def leaf_names(space: spaces.Space[Any]) -> tuple[str, ...]:
+    """Names of all that an environment shows, as a spec's keys have them, whether it can be learned or not."""
+    return tuple(_leaves(space))
+
+
 def _leaves(space: spaces.Space[Any], prefix: str = "") -> dict[str, spaces.Space[Any]]:
     if isinstance(space, spaces.Dict):
         found: dict[str, spaces.Space[Any]] = {}
@@ -183,6 +195,19 @@ def _leaves(space: spaces.Space[Any], prefix: str = "") -> dict[str, spaces.Spac
 
 def _selected(name: str, keys: tuple[str, ...]) -> bool:
     return not keys or any(name == key or name.startswith(f"{key}/") for key in keys)
+
+
+def _check_names(keys: tuple[ObservationKey, ...]) -> None:
+    # One encoder would serve both, or one file hold both, and nobody would know. In files "a/b" is "a.b".
+    for names in ([key.module_name for key in keys], [key.name.replace("/", ".") for key in keys]):
+        owners: dict[str, str] = {}
+        for key, name in zip(keys, names, strict=True):
+            other = owners.setdefault(name, key.name)
+            if other != key.name:
+                raise SpaceError(
+                    f"the observation keys {other!r} and {key.name!r} would both be stored as {name!r}; rename one of them in "
+                    f"the environment, or leave one out by naming the others with --observation.keys"
+                )
 
 
 def _without(space: spaces.Space[Any], keep: set[str], prefix: str = "") -> spaces.Space[Any]:

@@ -38,10 +38,10 @@ class Standardizer(nn.Module):
             mean, std = _affine(key, spec.config, statistics)
             for name, value in (("mean", mean), ("std", std)):
                 shaped = np.broadcast_to(np.asarray(value, np.float32), key.shape).copy()
-                self.register_buffer(f"{name}_{_buffer_name(key)}", torch.from_numpy(shaped))
+                self.register_buffer(f"{name}_{key.module_name}", torch.from_numpy(shaped))
 
     def _mean_std(self, key: ObservationKey) -> tuple[Tensor, Tensor]:
-        return self.get_buffer(f"mean_{_buffer_name(key)}"), self.get_buffer(f"std_{_buffer_name(key)}")
+        return self.get_buffer(f"mean_{key.module_name}"), self.get_buffer(f"std_{key.module_name}")
 
     def forward(self, packed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Packed (..., H, W, C) uint8 or (..., n) to float32 (..., C, H, W) or (..., n)."""
@@ -64,11 +64,6 @@ class Standardizer(nn.Module):
             else:
                 result[key.name] = x * std + mean
         return result
-
-
-def _buffer_name(key: ObservationKey) -> str:
-    # Buffers may hold no dots, and safetensors should be read by people: "a/b" becomes "a__b".
-    return key.name.replace(".", "_").replace("/", "__")
 
 
 def _affine(key: ObservationKey, config: ObservationConfig, statistics: Statistics | None) -> tuple[Any, Any]:
