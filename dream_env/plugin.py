@@ -206,7 +206,7 @@ class Learner(ABC):
         progress: Progress = ignore,
         store: Store | None = None,
     ) -> Policy:
-        """Learn for ``steps`` dream steps, counted over all dreams together.
+        """Learn for ``steps`` dream steps, counted over all dreams together, from ``dream.reset(seed=first_seed(seed))`` on.
 
         ``progress`` is called now and then. With a ``store`` the training state is saved there now and then, and one
         found there is gone on from: the result equals an unbroken run's.
