@@ -26,7 +26,7 @@ IN_SHORT = {
         "gail-anchor+updates",
     ),
     "ditto_a3c": (
-        "bc", "dbc", "gail-plain", "ditto-plain", "ditto", "ditto+play", "ppo", "ppo+play", "anchor", "ditto-anchor",
+        "bc", "dbc", "gail-plain", "gail", "ditto-plain", "ditto", "ditto+play", "ppo", "ppo+play", "anchor", "ditto-anchor",
         "gail-anchor",
     ),
     "cmil": ("bc", "dbc", "vmail-offline", "cmil-offline", "vmail", "cmil", "pdac"),
