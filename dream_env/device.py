@@ -2,8 +2,8 @@
 random numbers.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -59,10 +59,18 @@ def restore_generator(generator: torch.Generator, state: Tensor, *, step: int) -
         generator.manual_seed(generator.initial_seed() + 1 + step)
 
 
-def own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
+@contextmanager
+def own_random_numbers(device: torch.device, seed: int | None = None) -> Iterator[None]:
     """Within it PyTorch's global generators, the CPU's and with ``device`` a GPU that one's, may be seeded and drawn from: they
-    are put back at its end."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+    are put back at its end. No other is touched. With ``seed`` they begin there."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if seed is not None:
+            # Not torch.manual_seed: it seeds all GPUs, and they are not put back.
+            torch.default_generator.manual_seed(int(seed))
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(int(seed))
+        yield
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

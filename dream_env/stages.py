@@ -301,8 +301,7 @@ def imitate_stage(
 
 def dream_of(stage: ImitateStage, whom: Imitated, reward: Reward) -> DreamEnv:
     """The dreams of a run; a reward that draws its first weights draws them from the run's seed."""
-    with own_random_numbers(whom.world_model.device):
-        torch.manual_seed(stage.seed)
+    with own_random_numbers(whom.world_model.device, stage.seed):
         return DreamEnv(
             stage.num_envs, wm=whom.world_model, expert=whom.train, reward=reward, horizon=stage.horizon,
             episodes=stage.demos, precision=stage.precision,
@@ -366,8 +365,7 @@ class _Watch:
             return {}
         while self.marks and steps >= self.marks[0]:
             self.marks.pop(0)
-        with own_random_numbers(self.dream.device):  # looking must not change what is learned
-            torch.manual_seed(0)
+        with own_random_numbers(self.dream.device, 0):  # looking must not change what is learned
             metrics = self._measure(policy)
         if self.keep:
             self.folder.mkdir(exist_ok=True)

@@ -69,8 +69,7 @@ def tiny_world_model(
         continue_head=continue_head,
     )
     pictures = spaces.Box(0, 255, (SIZE, SIZE), np.uint8)
-    with own_random_numbers(torch.device("cpu")):
-        torch.default_generator.manual_seed(seed)  # the only one that is drawn from, and put back
+    with own_random_numbers(torch.device("cpu"), seed):
         return WorldModel(
             config,
             ObservationSpec.from_space(observation_space or pictures, ObservationConfig(size=SIZE)),

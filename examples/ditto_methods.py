@@ -19,6 +19,10 @@ LEARNER = (*STANDARDIZED, *FEWER)
 PLAIN = ("--learner", "ditto")
 """DITTO's learner as in table 1, to the letter."""
 
+PULL = ("--anchor", "0.3")
+ANCHOR = (*PULL, "--warm-start", "bc")
+"""Cloning beside the reward: a pull towards the expert's actions, and with it a cloned start."""
+
 METHODS: dict[str, tuple[str, ...]] = {
     "bc": ("--learner", "bc"),
     "dbc": ("--learner", "dbc"),
@@ -34,24 +38,12 @@ METHODS: dict[str, tuple[str, ...]] = {
     # What is beyond the paper, each by itself beside "ditto-plain".
     "ditto-plain-standardized": ("--reward", "ditto", *PLAIN, "--standardize-rewards"),
     "ditto-plain-cv": ("--reward", "ditto", *PLAIN, "--control-variate"),
-    "ditto-plain-pull": ("--reward", "ditto", *PLAIN, "--anchor", "0.3"),
-    "ditto-plain-anchor": ("--reward", "ditto", *PLAIN, "--anchor", "0.3", "--warm-start", "bc"),  # and a cloned start
-    "ditto-anchor": ("--reward", "ditto", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
-    "gail-anchor": ("--reward", "gail", *LEARNER, "--anchor", "0.3", "--warm-start", "bc"),
+    "ditto-plain-pull": ("--reward", "ditto", *PLAIN, *PULL),
+    "ditto-plain-anchor": ("--reward", "ditto", *PLAIN, *ANCHOR),
+    "ditto-anchor": ("--reward", "ditto", *LEARNER, *ANCHOR),
+    "gail-anchor": ("--reward", "gail", *LEARNER, *ANCHOR),
     # The same without any reward: what of "ditto-anchor" and "gail-anchor" is their cloning alone.
-    "anchor": (
-        "--reward",
-        "weighted",
-        "--weighted.rewards",
-        "ditto",
-        "--weighted.weights",
-        "0",
-        *LEARNER,
-        "--anchor",
-        "0.3",
-        "--warm-start",
-        "bc",
-    ),
+    "anchor": ("--reward", "weighted", "--weighted.rewards", "ditto", "--weighted.weights", "0", *LEARNER, *ANCHOR),
     "ppo": ("--reward", "ditto", "--learner", "ppo"),
     "gail-ppo": ("--reward", "gail", "--learner", "ppo"),
     "ppo-anchor": ("--reward", "ditto", "--learner", "ppo", "--warm-start", "bc", "--anchor", "4"),

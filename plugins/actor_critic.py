@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store
@@ -152,8 +151,7 @@ class ActorCritic(Learner):
         that draw from it, kept in checkpoints too, and put back as it was when learning ends.
         """
         self.check(dream)
-        with own_random_numbers(dream.device):
-            torch.manual_seed(seed)
+        with own_random_numbers(dream.device, seed):
             run = ActorCriticRun(self, dream, seed)
             saved = store.latest() if store is not None else None
             if saved is not None:

@@ -181,8 +181,7 @@ class CloningLearner(Learner):
         ``store``, weights, Adam's moments and the batches' generator are saved after reports, and gone on from.
         """
         examples = self.examples(dream)
-        with own_random_numbers(torch.device("cpu")):
-            torch.default_generator.manual_seed(seed)  # the only one that is drawn from, and put back
+        with own_random_numbers(torch.device("cpu"), seed):
             policy = self.fresh_policy(dream.world_model)
         network = policy.network.to(dream.device).train()
         optimizer = torch.optim.Adam(network.parameters(), self.learning_rate)

@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dream_env.checkpoint import Store
@@ -110,15 +109,8 @@ class Conservative(OnlineLearner):
                        "critic_learning_rate", "model_learning_rate"):  # fmt: skip
             if not getattr(self, option) >= 0:
                 raise ConfigError(f"{option} must be at least 0, not {getattr(self, option)}")
-        for option in (
-            "target_period",
-            "report_every",
-            "train_every",
-            "round_episodes",
-            "batch",
-            "expert_batch",
-            "hidden",
-        ):
+        for option in ("target_period", "report_every", "train_every", "round_episodes", "batch", "expert_batch",
+                       "hidden"):  # fmt: skip
             if min(np.atleast_1d(getattr(self, option)), default=1) < 1:
                 raise ConfigError(f"{option} must be at least 1, not {getattr(self, option)}")
         for option in ("rows", "length"):
@@ -155,8 +147,7 @@ class Conservative(OnlineLearner):
     ) -> ActorPolicy:
         """Learn for ``steps`` dream steps, whole updates of about ``num_envs · horizon``; see ``Learner.learn``."""
         self.check(dream)
-        with own_random_numbers(dream.device):
-            torch.manual_seed(seed)
+        with own_random_numbers(dream.device, seed):
             run, windows = ConservativeRun(self, dream, seed), ExpertWindows(dream, self.rows)
             windows.tell()
             if store is not None and (saved := store.latest(dream.device)) is not None:
@@ -214,8 +205,7 @@ class Conservative(OnlineLearner):
         from .online_loop import OnlineLoop
 
         self.check_online(dream)
-        with own_random_numbers(dream.device):
-            torch.manual_seed(seed)
+        with own_random_numbers(dream.device, seed):
             return OnlineLoop(self, dream, real, seed).run(progress, store)
 
     def net_shape(self, size: int) -> NetShape:

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dream_env.checkpoint import load_optimizer, optimizer_tensors
-from dream_env.device import restore_generator
+from dream_env.device import own_random_numbers, restore_generator
 from dream_env.errors import ConfigError, PluginError, nearest
 from dream_env.latent import Latent
 from dream_env.model.encoded import EncodedDemos
@@ -118,8 +118,7 @@ class Gail(Reward):
         seed = torch.initial_seed() % 2**63 if self.seed is None else self.seed
         state = world_model.feat_size + world_model.action_spec.size
         size = 2 * world_model.deter_size if self.inputs == "next_h" else state
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with own_random_numbers(torch.device("cpu"), seed):
             network = mlp([size, *self.hidden, 1], "silu")
         for parameter in network[-1].parameters():  # or its first rewards would be noise, and standardised to full size
             nn.init.zeros_(parameter)

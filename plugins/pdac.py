@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -152,8 +151,7 @@ class Pdac(OnlineLearner):
         """Learn with ``real.steps`` real steps; the world model is left as it is. See ``OnlineLearner.learn_online``."""
         self.check_online(dream)
         device = dream.device
-        with own_random_numbers(device):
-            torch.manual_seed(seed)
+        with own_random_numbers(device, seed):
             return PdacRun(self, dream.world_model, real, seed).run(progress, store)
 
     @classmethod

@@ -19,13 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dream_env.checkpoint import write_file
+from dream_env.device import own_random_numbers
 from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, DatasetError
 from dream_env.functional import max_cosine
 from dream_env.model.encoded import EncodedDemos
 from dream_env.model.recorded import Recorded
 from dream_env.model.world_model import WorldModel
-from dream_env.playing.games import own_random_state
 from dream_env.plugin import Policy, Reward, Transition
 
 Act = Callable[[Any, int], Any]
@@ -208,7 +208,7 @@ def _rewards(dream: DreamEnv, act: Act, rows: np.ndarray | None, seed: int) -> n
     """Rewards (H, N) of one horizon of all dreams; torch's random state, which learners use, stays as it was."""
     observation, _ = dream.reset(seed=seed, options=None if rows is None else {"rows": rows})
     rewards = []
-    with own_random_state(dream.device, seed):
+    with own_random_numbers(dream.device, seed):
         for step in range(dream.horizon):
             observation, *_ = dream.step(act(observation, step))
             rewards.append(dream.last_rewards.cpu().numpy())

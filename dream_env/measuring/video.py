@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from dream_env.agent import Agent
+from dream_env.device import own_random_numbers
 from dream_env.errors import ConfigError
 from dream_env.filtering import stack
 from dream_env.latent import Latent
 from dream_env.model.world_model import WorldModel
-from dream_env.playing.games import own_random_state
 from dream_env.real.real_rooms import in_space
 from dream_env.recordings.demos import Episode
 
@@ -151,7 +151,7 @@ def agent_video(
             observation, reward, terminated, truncated, _ = environment.step(chosen)
             total, over, first = total + float(reward), terminated or truncated, np.zeros(1, dtype=bool)
 
-    with own_random_state(agent.world_model.device, seed):
+    with own_random_numbers(agent.world_model.device, seed):
         return write_video(frames(), path, fps=fps)
 
 

@@ -1,8 +1,7 @@
 """Episodes of the real environment: many side by side, all acted in by one batched call a step."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -128,7 +127,7 @@ def evaluate(
         if isinstance(actor, Agent):
             check_spaces(actor.world_model, environments[0])
         with (
-            own_random_state(device_of(actor), seeds[0]),
+            own_random_numbers(device_of(actor), seeds[0]),  # who plays in the middle of a training does not disturb it
             progress_bar(name, len(seeds), "games", enabled=progress) as advance,
         ):
             table = _Table(actor, environments, seeds, deterministic, max_steps)
@@ -250,19 +249,6 @@ def _shown(results: Sequence[EpisodeResult], frames: int) -> dict[str, float]:
         shown["return"] = float(np.mean([result.return_ for result in results]))
     successes = [result.success for result in results if result.success is not None]
     return {**shown, "success": float(np.mean(successes))} if successes else shown
-
-
-@contextmanager
-def own_random_state(device: torch.device, seed: int) -> Iterator[None]:
-    """Within it policies may sample with torch's global generators, from ``seed`` on: the CPU's, and with ``device`` a GPU that
-    one's. No other is touched, so that whoever plays in the middle of a training does not disturb it."""
-    with own_random_numbers(device):
-        # Not torch.manual_seed: it seeds all GPUs, and they are not put back.
-        torch.default_generator.manual_seed(int(seed))
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(int(seed))
-        yield
 
 
 def device_of(actor: Actor) -> torch.device:

@@ -12,9 +12,10 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from dream_env.agent import Agent
+from dream_env.device import own_random_numbers
 from dream_env.errors import ConfigError, TrainingError
 from dream_env.filtering import FilterState, stack
-from dream_env.playing.games import Actor, device_of, own_random_state
+from dream_env.playing.games import Actor, device_of
 from dream_env.plugin import RowMemory
 from dream_env.real.real_rooms import Act, CannotMake, Died, Here, MakeEnvironment, Order, Reset, Room, Seen, Worker
 
@@ -112,7 +113,7 @@ class RealEpisodes:
         played: list[PlayedEpisode] = []
         for start in range(0, len(seeds), self._parallel):
             together = seeds[start : start + self._parallel]
-            with own_random_state(device_of(actor), int(together[0])):
+            with own_random_numbers(device_of(actor), int(together[0])):
                 played += self._play_together(actor, together, deterministic)
         return played
 
