@@ -167,7 +167,8 @@ class Policy(ABC):
 
 
 Progress = Callable[[Policy, dict[str, float]], None]
-"""What a learner tells of its progress: the policy as it is now, and metrics with ``"steps"`` among them."""
+"""What a learner tells of its progress: the policy as it is now, and metrics with ``"steps"`` among them. ``"updates"`` go to
+the result rows: how many updates it has made, if it counts them."""
 
 
 def ignore(policy: Policy, metrics: dict[str, float]) -> None:

@@ -159,7 +159,7 @@ class ActorCritic(Learner):
             else:
                 dream.reset(seed=first_seed(seed))
                 if self.warm_start == "bc":
-                    progress(run.policy, {"steps": 0.0, **run.clone_first()})
+                    progress(run.policy, run.report() | run.clone_first())
             while run.steps < steps:
                 run.update(self.entropy_weight(run.steps / steps))
                 finished = run.steps >= steps

@@ -156,7 +156,7 @@ class ActorCriticRun:
 
     def report(self) -> dict[str, float]:
         """Metrics since the last report."""
-        return {"steps": float(self.steps), **self.means.take()}
+        return {"steps": float(self.steps), "updates": float(self.updates), **self.means.take()}
 
     def take(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that an exact resume needs, between two updates."""

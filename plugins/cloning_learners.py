@@ -200,7 +200,7 @@ class CloningLearner(Learner):
             over = seen >= steps
             ending = steps - seen <= (self.report_last - 1) * self.batch
             if seen // self.batch % self.log_every == 0 or ending:
-                progress(policy, {"steps": float(seen), **_means(rows, seen)})
+                progress(policy, {"steps": float(seen), "updates": float(seen // self.batch), **_means(rows, seen)})
                 rows.clear()
                 # Only right after a report: a resumed run then reports the very same means.
                 if store is not None and (store.due() or over):

@@ -156,14 +156,14 @@ class Conservative(OnlineLearner):
                 loss = 0.0
                 for _ in range(self.warm_start_updates):
                     loss = run.clone(windows.draw(run.generator)[0])
-                progress(run.policy, {"steps": 0.0, "clone_loss": loss})
+                progress(run.policy, {"steps": 0.0, "updates": 0.0, "clone_loss": loss})
             while run.steps < steps:
                 expert, pairs = windows.draw(run.generator)
                 run.update(expert, expert, pairs)
                 finished = run.steps >= steps
                 if finished or run.updates % self.report_every == 0:
                     looked = {**run.means.take(), **run.bound(expert, run.looking())}
-                    progress(run.policy, {"steps": float(run.steps), **looked})
+                    progress(run.policy, {"steps": float(run.steps), "updates": float(run.updates), **looked})
                 if store is not None and (finished or store.due()):
                     store.save(run.steps, *run.take())
             return run.policy

@@ -150,6 +150,7 @@ def test_without_entropy_a_few_pictures_are_learned_by_heart():
     own = dream(episodes=1)
     own.expert._action[:-1] = torch.tensor(column(tiny_demos().episode(0).obs["image"][:-1]) % 3)
     policy, rows = learn(own, 120, stack=1)
+    assert (rows[-1]["updates"], rows[-1]["steps"]) == (120, 120 * FAST["batch"])
     assert rows[-1]["clone_loss"] < 0.02
     recorded = Recorded.of(own.world_model, own.expert)
     assert action_agreement(policy, own.expert, recorded=recorded) == 1.0

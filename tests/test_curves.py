@@ -58,7 +58,8 @@ def test_points_of_several_processes_are_all_kept(tmp_path):
 
 def test_an_agent_s_policies_are_those_that_played_with_the_metrics_of_their_time(tmp_path):
     (tmp_path / "metrics.csv").write_text(
-        "steps,dream_reward,latent_distance,action_agreement,minutes\n0,,0.4,0.25,0\n50,0.7,,,1\n100,0.8,0.2,0.5,2\n"
+        "steps,dream_reward,latent_distance,action_agreement,minutes,updates\n"
+        "0,,0.4,0.25,0,\n50,0.7,,,1,5\n100,0.8,0.2,0.5,2,10\n"
     )
     write_json(tmp_path / "meta.json", {"commit": "abc"})
     log = GameLog(tmp_path / "episodes.csv")
@@ -69,6 +70,7 @@ def test_an_agent_s_policies_are_those_that_played_with_the_metrics_of_their_tim
     first, last = curves.of_agent(tmp_path, dataset="d/e-v0", game="pong", method="a", n_expert=4, seed=7)
     assert (first.steps, first.return_mean, first.episodes, first.latent_distance) == (0, 1.0, 1, 0.4)
     assert (last.steps, last.return_mean, last.episodes, last.action_agreement) == (100, 3.5, 2, 0.5)
+    assert (first.updates, last.updates) == (None, 10)  # metrics of before do not count them
     assert (last.minutes, last.commit, last.n_expert, last.seed) == (2.0, "abc", 4, 7)
 
 

@@ -471,7 +471,8 @@ def test_last_policies_play_a_row_of_their_own_each_in_its_own_games(run, monkey
     assert (row.tail, row.episodes, row.deterministic, row.method) == (3, 6, False, "ditto")
     assert row.options == '{"ditto.space": "both", "tail": 3}'
     assert [other.tail for other in results.read(folder / "evaluation.csv")[:-1]] == [0, 0, 0, 0]
-    assert (row.steps, row.latent_distance, row.action_agreement) == (None, None, None)  # three policies, and no one's
+    noted = (row.steps, row.updates, row.latent_distance, row.action_agreement)
+    assert noted == (None, None, None, None)  # three policies, and no one's
     assert "| ditto + ppo from bc, last 3 | sampled | 2 | 1 | 6 |" in results_table([tmp_path / "all.csv"])
     played.clear()
     evaluate_stage(EvaluateStage(folder, tail_episodes=2, **options), progress=False)
@@ -487,10 +488,10 @@ def test_last_policies_that_nobody_kept_are_asked_for_before_a_game_is_played(ru
 
 # --------------------------------------------------------------------------------------- a policy chosen without playing
 
-METRICS = """steps,dream_reward,latent_distance,action_agreement
-0,,0.1,0.4
-250,0.7,,
-500,0.9,0.3,0.8
+METRICS = """steps,updates,dream_reward,latent_distance,action_agreement
+0,0,,0.1,0.4
+250,2,0.7,,
+500,4,0.9,0.3,0.8
 """
 
 
@@ -524,8 +525,8 @@ def test_selected_policy_is_played_beside_the_last_in_the_same_games(two_snapsho
         ("ditto", "latent_distance", False), ("ditto", "latent_distance", True),
     ]  # fmt: skip
     assert rows[-1].options == '{"ditto.space": "both", "select": "latent_distance"}'
-    noted = [(row.steps, row.latent_distance, row.action_agreement) for row in rows]
-    assert noted == [(None, None, None)] * 2 + [(500, 0.3, 0.8)] * 2 + [(0, 0.1, 0.4)] * 2
+    noted = [(row.steps, row.updates, row.latent_distance, row.action_agreement) for row in rows]
+    assert noted == [(None,) * 4] * 2 + [(500, 4, 0.3, 0.8)] * 2 + [(0, 0, 0.1, 0.4)] * 2
     assert (rows[-1].seed, rows[-1].eval_seed, rows[-1].episodes) == (4, 10_000, 2)
     assert sorted(GameLog(folder / "episodes.csv").through_training()) == [0, 500]
     table = results_table([tmp_path / "all.csv"])

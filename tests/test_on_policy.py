@@ -99,7 +99,8 @@ def test_progress_starts_with_the_warm_start_and_reports_plain_rewards():
     seen = []
     learner = resolve_learner("ppo", **LEARNERS["ppo"], **SMALL, warm_start="bc")
     learner.learn(dream(), 192, progress=lambda policy, metrics: seen.append(metrics))
-    assert [row["steps"] for row in seen] == [0, 96, 192]
+    passes = LEARNERS["ppo"]["epochs"]
+    assert [(row["steps"], row["updates"]) for row in seen] == [(0, 0), (96, passes), (192, 2 * passes)]
     assert "clone_loss" in seen[0]
     assert all(-1 <= row["dream_reward"] <= 1 for row in seen[1:])
 

@@ -10,7 +10,7 @@ from dream_env.measuring.results import COLUMNS, Row
 from dream_env.measuring.tables import results_table, rich_table
 
 ISSUE_COLUMNS = (
-    "experiment environment dataset method learner n_expert preset seed steps latent_distance action_agreement episodes "
+    "experiment environment dataset method learner n_expert preset seed steps updates latent_distance action_agreement episodes "
     "return_mean return_iqm normalized protocol wall_minutes commit"
 )
 
@@ -128,7 +128,7 @@ def test_rows_of_earlier_versions_are_read_and_keep_company_with_new_ones(tmp_pa
 def test_a_row_without_what_training_noted_is_the_same_row(tmp_path):
     path = tmp_path / "pong.csv"
     results.append(path, [row()])
-    noted = {"steps": 1_000_064, "latent_distance": 0.1875, "action_agreement": 0.5}
+    noted = {"steps": 1_000_064, "updates": 130, "latent_distance": 0.1875, "action_agreement": 0.5}
     results.append(path, [row(**noted), row(seed=2, **noted)])
     assert results.read(path) == [row(), row(seed=2, **noted)]
 

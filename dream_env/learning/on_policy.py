@@ -205,7 +205,7 @@ class OnPolicyLearner(Learner):
             updates=self.warm_start_updates, batch=self.clone_batch, entropy=self.clone_entropy,
             first_action=policy.first_action,
         )  # fmt: skip
-        progress(policy, {"steps": 0.0, **metrics})
+        progress(policy, {"steps": 0.0, "updates": 0.0, **metrics})
 
     @classmethod
     def restore(cls, config: dict[str, Any], weights: dict[str, Tensor]) -> "SB3Policy":
@@ -369,12 +369,12 @@ class _Between(BaseCallback):
 
     def after_update(self) -> None:
         """Anchor, then report."""
-        metrics = {"steps": float(self.model.num_timesteps)}
+        metrics = {"steps": float(self.model.num_timesteps), "updates": float(getattr(self.model, "_n_updates", 0))}
         if self._rewards:
             metrics["dream_reward"] = float(np.mean(self._rewards))
         self._rewards.clear()
         for name, value in self.model.logger.name_to_value.items():
-            if name.startswith("train/"):
+            if name.startswith("train/") and name != "train/n_updates":  # as SB3 calls what "updates" is
                 metrics[name.removeprefix("train/")] = float(value)
         metrics |= self.state.dream.reward_metrics
         if self.learner.anchor:

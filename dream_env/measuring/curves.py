@@ -37,6 +37,8 @@ class Point:
     """Real games it played, with sampled actions."""
     return_mean: float
     """Their mean return."""
+    updates: int | None = None
+    """Updates the learner had made, as it counts them; see ``results.Row``."""
     latent_distance: float | None = None
     """To held-out expert windows, in the dream; None of a policy that sees no latents."""
     action_agreement: float | None = None
@@ -66,10 +68,12 @@ def of_agent(folder: Path, *, dataset: str, game: str, method: str, n_expert: in
     points = []
     for steps, played in returns.items():
         at = metrics.get(steps, {})
+        updates = int(at["updates"]) if "updates" in at else None
         points.append(
             Point(
-                dataset=dataset, game=game, method=method, n_expert=n_expert, seed=seed, steps=steps, protocol=log.environment,
-                episodes=len(played), return_mean=sum(played) / len(played), latent_distance=at.get("latent_distance"),
+                dataset=dataset, game=game, method=method, n_expert=n_expert, seed=seed, steps=steps, updates=updates,
+                protocol=log.environment, episodes=len(played), return_mean=sum(played) / len(played),
+                latent_distance=at.get("latent_distance"),
                 action_agreement=at.get("action_agreement"), minutes=at.get("minutes"), commit=commit,
             )
         )  # fmt: skip

@@ -289,8 +289,8 @@ def _measured(agent_folder: Path, steps: int | None = None) -> dict[str, Any]:
     found = rows[-1:] if steps is None else list(rows_of(rows, [steps]).values())
     if not found:
         return {}
-    offline = {name: found[0].get(name) for name in ("latent_distance", "action_agreement")}
-    return {"steps": int(found[0]["steps"]), **offline}
+    counted = {name: int(found[0][name]) for name in ("steps", "updates") if name in found[0]}
+    return {**counted, **{name: found[0].get(name) for name in ("latent_distance", "action_agreement")}}
 
 
 def _numbers(games: list[EpisodeResult], first_seed: int) -> dict[str, Any]:

@@ -47,6 +47,9 @@ class Row:
     steps: int | None = None
     """Dream steps that the policy had learned from; expert states of one that cloned, real steps of one that played. None, like
     what follows, where many policies played (``tail``)."""
+    updates: int | None = None
+    """Updates that the learner had made, as it counts them: gradient steps of the actor or of a clone; SB3's PPO counts
+    passes over its rollouts. In rows of before they follow from the steps."""
     latent_distance: float | None = None
     """Its distance to the expert in the dream, on held-out windows, 1 − DITTO's similarity; None of one that sees no latents."""
     action_agreement: float | None = None
@@ -117,7 +120,7 @@ class Row:
 _NOT_THE_GAME = ("environment", "versions", "size", "gray", "rendering", "camera")
 COLUMNS = tuple(field.name for field in fields(Row))
 _TYPES: dict[str, Any] = {field.name: field.type for field in fields(Row)}
-_MEASURED = ("steps", "latent_distance", "action_agreement")
+_MEASURED = ("steps", "updates", "latent_distance", "action_agreement")
 """What rows of before do not have: one with and one without are the same row."""
 _REQUIRED = tuple(field.name for field in fields(Row) if field.default is MISSING)
 
