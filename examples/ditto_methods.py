@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "gail-plain": ("--reward", "gail", *PLAIN),
     # Table 1's entropy keeps a policy near chance for millions of steps; let fall to nothing, sampling costs nothing either.
     "ditto-annealed": ("--reward", "ditto", *PLAIN, "--entropy-end", "0"),
+    "ditto-plain-entropy": ("--reward", "ditto", *PLAIN, "--entropy", "0.01"),  # and what a smaller one does by itself
     "gail": ("--reward", "gail", *LEARNER),
     "ditto": ("--reward", "ditto", *LEARNER),
     "ditto-long": ("--reward", "ditto", *LEARNER, "--steps", "12000000"),  # whatever --steps says
