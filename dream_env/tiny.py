@@ -85,6 +85,7 @@ def tiny_expert(world_model: WorldModel, episodes: int = 4, steps: int = 20, *, 
     space = world_model.action_spec.space
     space.seed(seed)
     actions = torch.as_tensor(np.array([[space.sample() for _ in range(steps + 1)] for _ in range(episodes)]))
+    actions = actions.float() if actions.is_floating_point() else actions  # as recordings are encoded
     actions[:, -1] = 0
     path = [world_model.initial(episodes)]
     for step in range(steps):

@@ -166,6 +166,10 @@ class CloningLearner(Learner):
     def examples(self, dream: DreamEnv) -> Examples:
         """What there is to learn from: the dream's expert, so that a choice of episodes is honoured."""
 
+    def check(self, dream: DreamEnv) -> None:
+        """See that there is something to learn from: ``bc`` needs the recordings themselves."""
+        self.examples(dream)
+
     def learn(
         self,
         dream: DreamEnv,
@@ -200,7 +204,9 @@ class CloningLearner(Learner):
             over = seen >= steps
             ending = steps - seen <= (self.report_last - 1) * self.batch
             if seen // self.batch % self.log_every == 0 or ending:
+                network.eval()  # looked at as it plays, in full precision
                 progress(policy, {"steps": float(seen), "updates": float(seen // self.batch), **_means(rows, seen)})
+                network.train()
                 rows.clear()
                 # Only right after a report: a resumed run then reports the very same means.
                 if store is not None and (store.due() or over):

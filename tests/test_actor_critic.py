@@ -50,6 +50,14 @@ class SecondAction(Reward):
 
 
 @dataclass
+class Nothing(Reward):
+    """0, whatever is done."""
+
+    def __call__(self, transition):
+        return torch.zeros(len(transition.step_t))
+
+
+@dataclass
 class Enormous(Reward):
     """Finite, but its sums are not."""
 
@@ -282,6 +290,29 @@ def test_rewards_are_standardised_as_for_the_other_learners():
         torch.testing.assert_close(standardized, torch.stack(theirs), atol=1e-4, rtol=1e-4)
 
 
+def test_steps_after_the_end_of_a_dream_are_in_no_statistics():
+    standardizer = StepStandardizer(2, torch.device("cpu"))
+    reward = torch.tensor([[1.0, 3.0, 99.0, 99.0], [5.0, 99.0, 99.0, 99.0]])
+    valid = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    found = standardizer(reward, valid)
+    # Of 1 and 3: mean 2, deviation 1, so −0.1 and 0.1. Of 5 alone there is no spread.
+    assert found[0, :2].tolist() == pytest.approx([-0.1, 0.1], rel=1e-4)
+    assert found[1, 0] == 0.0
+
+
+@pytest.mark.parametrize(("terminate", "control_variate"), [(False, False), (False, True), (True, False)])
+def test_returns_are_of_standardised_rewards_less_the_replay_s_first_where_asked_for(terminate, control_variate):
+    run = started(dream(terminate=terminate), standardize_rewards=True, control_variate=control_variate)
+    imagined = imagine(run.dreams, run.actor, run.generator, gradients=False, replay=run.replay)
+    assert imagined.valid.all() != terminate
+    reward = imagined.reward - (imagined.replayed if control_variate else 0.0)
+    reward = StepStandardizer(6, torch.device("cpu"))(reward, imagined.valid)
+    discount = 0.95 * (~imagined.ended).float()
+    expected = lambda_returns(reward, torch.zeros(6, 8), discount, 0.95)  # both critics still say 0
+    found = run._losses(imagined, 0.05)["critic_loss"].item()  # their mean is 0, whatever they are
+    assert found == pytest.approx(0.5 * mean_over(expected.square(), imagined.valid).item(), rel=1e-4)
+
+
 # -------------------------------------------------------------------------------------------------------- control variate
 
 
@@ -486,6 +517,50 @@ def test_the_dynamics_gradient_is_that_of_finite_differences():
         difference = float(loss(0.02) - loss(-0.02)) / 0.04
     assert abs(slope) > 1e-3
     assert slope == pytest.approx(difference, rel=0.02)
+
+
+def test_an_anchor_adds_the_clone_s_loss_times_its_weight_over_steps_that_are_no_slips():
+    own = dream()
+    own.expert._slip[3:9] = True
+    losses = {}
+    for weight in (0.0, 0.3, 2.0):
+        torch.manual_seed(0)
+        run = started(own, anchor=weight)
+        assert run.expert_rows.tolist() == own.expert.step_rows().tolist()
+        assert not set(run.expert_rows.tolist()) & set(range(3, 9))
+        imagined = imagine(run.dreams, run.actor, run.generator, gradients=False)
+        losses[weight] = {name: x.item() for name, x in run._losses(imagined, 0.05).items()}
+    for weight in (0.3, 2.0):
+        more = losses[weight]["actor_loss"] - losses[0.0]["actor_loss"]
+        assert more == pytest.approx(weight * losses[weight]["clone_loss"], rel=1e-4)
+
+
+def test_the_entropy_s_weight_makes_a_policy_of_numbered_actions_less_sure():
+    entropies = {}
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        run = started(dream(reward=Nothing()), learning_rate=1e-2)
+        torch.nn.init.constant_(run.actor.net[-1].bias[:1], 3.0)
+        for _ in range(60):
+            run.update(weight)
+        imagined = imagine(run.dreams, run.actor, run.generator, gradients=False)
+        entropies[weight] = imagined.entropy.mean().item()
+    assert entropies[1.0] > 0.95 * math.log(3)
+    assert entropies[0.0] < 0.6 * math.log(3)
+
+
+def test_an_update_neither_steps_the_environment_nor_turns_tensors_into_arrays(monkeypatch):
+    run = started(dream(reward=Judge()), anchor=0.3, control_variate=True, standardize_rewards=True)
+
+    def never(*arguments, **options):
+        raise AssertionError("an update left the tensors")
+
+    monkeypatch.setattr(DreamEnv, "step", never)
+    for name in ("numpy", "__array__"):
+        monkeypatch.setattr(torch.Tensor, name, never)
+    before = run.actor.net[-1].weight.clone()
+    run.update(0.05)
+    assert not torch.equal(before, run.actor.net[-1].weight)
 
 
 def test_an_anchor_pulls_towards_the_expert_s_actions():

@@ -171,6 +171,12 @@ def test_both_learners_are_found_by_name():
     assert {"bc", "dbc"} <= set(available("learners"))
 
 
+@pytest.mark.parametrize("name", ["bc", "dbc"])
+def test_the_clones_defaults_are_the_paper_s(name):
+    learner = load_learner(name)
+    assert (learner.entropy, learner.batch, learner.learning_rate) == (0.1, 512, 3e-4)  # eq. 9's η and table 1's
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -515,6 +515,38 @@ def test_a_reward_learns_from_every_whole_horizon():
     torch.testing.assert_close(first.expert_latent[0].feat, first.latent[0].feat)
 
 
+@dataclass
+class Watching(Counting):
+    """Keeps the steps that it was asked about, too."""
+
+    def prepare(self, world_model, expert):
+        super().prepare(world_model, expert)
+        self.transitions = []
+
+    def __call__(self, transition):
+        self.transitions.append(transition)
+        return super().__call__(transition)
+
+
+@pytest.mark.parametrize("mode", ["Disabled", "NextStep"])
+def test_the_expert_of_steps_and_rollouts_is_that_of_its_window_step_by_step(mode):
+    envs = make_dream(3, reward=(reward := Watching()), autoreset_mode=mode)
+    rows = torch.tensor([0, 4, 25])
+    envs.reset(seed=0, options={"rows": rows.numpy()})
+    for _ in range(HORIZON):
+        envs.step(np.array([0, 1, 2]))
+    expert, (learned,) = envs.expert, reward.rollouts
+    for t in range(HORIZON):
+        step = reward.transitions[t]
+        assert torch.equal(step.expert_latent_t.feat, expert.latents(rows + t).feat)
+        assert torch.equal(step.expert_action_t, expert.actions(rows + t))
+        assert torch.equal(step.expert_latent_tp1.feat, expert.latents(rows + t + 1).feat)
+        assert torch.equal(learned.expert_action[t], expert.actions(rows + t))
+    for t in range(HORIZON + 1):
+        assert torch.equal(learned.expert_latent[t].feat, expert.latents(rows + t).feat)
+    assert len({tuple(actions.tolist()) for actions in learned.expert_action}) > 1  # an expert that does several things
+
+
 def test_dreams_that_end_at_different_times_are_gathered_into_rollouts_of_one_size():
     world_model = tiny_world_model(continue_head=True)
     envs = make_dream(16, world_model=world_model, reward=(reward := Counting()), terminate=True)

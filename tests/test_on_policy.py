@@ -13,6 +13,7 @@ from dream_env.dream.env import DreamEnv
 from dream_env.errors import ConfigError, PluginError
 from dream_env.learning.cloning import clone
 from dream_env.learning.on_policy import OnPolicyLearner, SB3Policy, _RunState, resolve_learner
+from dream_env.learning.sb3 import StandardizedReward
 from dream_env.plugin import available
 from dream_env.testing import check_learner, tiny_expert, tiny_world_model
 
@@ -93,6 +94,13 @@ def test_an_anchor_holds_the_policy_to_the_expert():
         predicted = policy.predict(own.expert.latents(rows).feat.numpy(), deterministic=True)[0]
         agreement[anchor] = (predicted == own.expert.actions(rows).numpy()).mean()
     assert agreement[20] > agreement[0] + 0.2
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_rewards_are_standardised_where_that_is_asked_for(standardize):
+    learner = resolve_learner("ppo", **LEARNERS["ppo"], **SMALL, standardize_rewards=standardize)
+    _, venv = learner._build(dream(), 0)
+    assert isinstance(venv, StandardizedReward) == standardize
 
 
 def test_progress_starts_with_the_warm_start_and_reports_plain_rewards():

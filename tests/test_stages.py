@@ -17,8 +17,11 @@ from small_datasets import fit_squares, record_squares, tiny_fit, use
 from dream_env import checkpoint, stages
 from dream_env.agent import load_agent
 from dream_env.checkpoint import Store, read_json, read_tensors
+from dream_env.device import own_random_numbers
+from dream_env.dream.env import DreamEnv
 from dream_env.errors import CheckpointError, ConfigError, DatasetError, PluginError, SpaceError
 from dream_env.fitting.fit import FitConfig
+from dream_env.measuring.closeness import action_agreement, latent_distance
 from dream_env.model.encoded import load_encoded
 from dream_env.model.world_model import WorldModelConfig
 from dream_env.plugin import load_learner, load_reward
@@ -103,6 +106,21 @@ def test_fit_leaves_all_that_the_next_stage_needs(squares):
     rows = read_metrics(wm / "metrics.csv")
     assert [row["update"] for row in rows] == [2, 4, 6]
     assert ["open_loop_1/image" in row for row in rows] == [False, True, True]
+
+
+def test_no_model_learns_from_what_is_held_out(tmp_path, monkeypatch):
+    seen = {}
+
+    def looking(world_model, learned, config, *, held_out, **options):
+        (part,) = learned.parts
+        seen.update(learned=part.indices.tolist(), held_out=held_out.indices.tolist())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "fit", looking)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "wm")
+    assert (len(seen["learned"]), len(seen["held_out"])) == (3, 1)
+    assert sorted(seen["learned"] + seen["held_out"]) == [0, 1, 2, 3]
 
 
 def test_a_second_call_of_fit_returns_at_once(squares, monkeypatch):
@@ -258,6 +276,19 @@ def test_imitate_leaves_an_agent_and_its_curves(squares, agent):
     assert not json.loads((agent / "config.json").read_text())["world_model"].startswith("/")
 
 
+def test_what_is_measured_on_the_way_is_measured_on_held_out_episodes(squares, agent):
+    policy, found = load_agent(agent).policy, {}
+    for split in ("train", "held_out"):
+        expert = load_encoded(squares / "wm", split)
+        dream = DreamEnv(256, wm=squares / "wm", expert=expert, horizon=5)
+        with own_random_numbers(dream.device, 0):
+            found[split] = latent_distance(policy, dream), action_agreement(policy, expert)
+    last = read_metrics(agent / "metrics.csv")[-1]
+    noted = last["latent_distance"], last["action_agreement"]
+    assert noted == pytest.approx(found["held_out"], rel=1e-5)
+    assert noted[0] != pytest.approx(found["train"][0], rel=1e-3)
+
+
 def test_a_second_call_of_imitate_returns_at_once(squares, agent, monkeypatch):
     monkeypatch.setattr("dream_env.learning.on_policy.OnPolicyLearner.learn", never)
     assert imitate(squares / "wm", agent) == agent
@@ -371,6 +402,15 @@ def test_a_learner_that_cannot_learn_here_leaves_no_folder_behind(squares, tmp_p
     stage = ImitateStage(squares / "wm", tmp_path / "run", steps=120, num_envs=4, horizon=5)
     with pytest.raises(ConfigError, match=message):
         imitate_stage(stage, "gail", load_learner(learner), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_clone_of_recordings_that_are_not_there_leaves_no_folder_behind(squares, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("DREAM_ENV_CACHE", str(tmp_path / "cache"))
+    stage = ImitateStage(squares / "wm", tmp_path / "run", steps=120, num_envs=4, horizon=5)
+    with pytest.raises(DatasetError, match=r"squares/right-v0"):
+        imitate_stage(stage, "ditto", load_learner("bc"), progress=False)
     assert not (tmp_path / "run").exists()
 
 

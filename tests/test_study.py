@@ -436,6 +436,49 @@ def test_the_report_has_the_correlation_within_models_and_each_model_s(tmp_path)
     assert "| pong | 15 | 1 | ditto | latent distance | 4 | 0.80 | " in text
 
 
+def ended(name, return_, distance, **more):
+    """What a training ended with."""
+    agreement = more.pop("agreement", None)
+    noted = {"return_iqm": float(return_), "latent_distance": distance, "action_agreement": agreement}
+    return replace(trained(name, return_, **more), **noted)
+
+
+def test_last_policies_of_all_methods_are_ranked_within_world_models(tmp_path):
+    rows = [
+        *(ended(name, i, 0.9 - 0.1 * i) for i, name in enumerate("abcd")),
+        # Seed 1's model: smaller distances, and from the nearest to the farthest the returns 0 3 2 1.
+        *(
+            ended(name, r, 0.1 + 0.1 * i, seed=1, demos=4)
+            for i, (name, r) in enumerate(zip("abcd", (0, 3, 2, 1), strict=True))
+        ),
+        ended("a", 99.0, 0.99, horizon=5),  # averaged over other steps
+        ended("bc", 50.0, None, agreement=0.5),
+        replace(ended("a", 50.0, 0.01), deterministic=True),
+        level("random", -20.0),
+    ]
+    study_of(tmp_path, *rows)
+    text = study_report(tmp_path / "some.csv").read_text()
+    assert "| ALE/Pong-v5 | latent distance | 8 | 2 | −0.40 | " in text  # (−1 + 0.2) / 2
+    assert "| ALE/Pong-v5 | action agreement |" not in text  # of one policy alone
+    assert "](last_policies_pong-v5.png)" in text
+    assert cv2.imread(str(tmp_path / "some" / "last_policies_pong-v5.png")).std() > 5
+
+
+def test_games_of_two_protocols_are_ranked_apart_and_few_policies_not_at_all(tmp_path):
+    served = json.dumps({"environment": "ALE/Pong-v5", "fire": True})
+    rows = [ended(name, i, 0.9 - 0.1 * i) for i, name in enumerate("abcd")]
+    study_of(tmp_path, *rows, *(replace(row, protocol=served, return_iqm=-row.return_iqm) for row in rows))
+    text = study_report(tmp_path / "some.csv").read_text()
+    assert "| ALE/Pong-v5 | latent distance | 4 | 1 | −1.00 | " in text
+    assert "| ALE/Pong-v5 | latent distance | 4 | 1 | 1.00 | " in text
+    assert {"last_policies_pong-v5_1.png", "last_policies_pong-v5_2.png"} <= {
+        p.name for p in (tmp_path / "some").iterdir()
+    }
+    (tmp_path / "few").mkdir()
+    study_of(tmp_path / "few", *rows[:3])
+    assert "## Last policies" not in study_report(tmp_path / "few" / "some.csv").read_text()
+
+
 def test_without_a_correlation_there_is_a_sentence_and_no_empty_table(tmp_path):
     study_of(tmp_path, trained("ditto", 1.0))
     curves.append(curves.beside(tmp_path / "some.csv"), curve((0.9, 0.8, 0.7), seed=0))

@@ -56,6 +56,14 @@ def test_a_clone_is_kept_after_each_of_its_last_gradient_steps(root, tmp_path, l
     assert [row["steps"] for row in rows] == [70, *range(110, 201, 10)]
 
 
+def test_a_clone_to_start_from_is_no_policy_after_an_update(root, tmp_path):
+    learner = load_learner("ditto", hidden=(8,), warm_start="bc", warm_start_updates=2)
+    stage = ImitateStage(root / "wm", tmp_path / "agent", steps=40, num_envs=4, horizon=5, snapshots=0, tail=3)
+    imitate_stage(stage, "ditto", learner, progress=False)
+    assert [row["steps"] for row in read_metrics(tmp_path / "agent" / "metrics.csv")] == [0, 20, 40]
+    assert list(tail(tmp_path / "agent")) == [20, 40]
+
+
 def test_the_policies_after_the_last_updates_are_kept(root, tmp_path):
     imitate(root, tmp_path / "agent")
     assert list(tail(tmp_path / "agent")) == [160, 180, 200]

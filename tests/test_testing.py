@@ -363,3 +363,9 @@ def test_tiny_models_leave_the_global_random_state_alone():
     torch.manual_seed(3)
     tiny_expert(tiny_world_model())
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_box_of_float64_is_examined_like_one_of_float32():
+    space = spaces.Box(np.float64([-0.1, -0.1]), np.float64([0.1, 0.1]), dtype=np.float64)
+    check_reward("gail", world_model=tiny_world_model(action_space=space))
+    check_learner("ditto", action_space=space, hidden=(8,))

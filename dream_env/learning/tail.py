@@ -37,8 +37,8 @@ class Tail:
                 path.unlink()
 
     def add(self, steps: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep a policy, and the oldest no longer."""
-        if not self.count:
+        """Keep a policy, and the oldest no longer; none that has made no update yet, as a clone to start from has not."""
+        if not self.count or not steps:
             return
         folder = self.agent / "tail"
         folder.mkdir(exist_ok=True)

@@ -125,10 +125,14 @@ def world_models(rows: Iterable[Row]) -> dict[Training, Hashable]:
         if row.trained:
             fit = {key: value for key, value in options_of(row).items() if key.startswith("fit.")}
             model = (row.environment, row.dataset, row.preset, row.seeds[1], frozen(fit))
-            key = (row.environment, row.dataset, name_of(row), row.n_expert, row.seed)
-            found.setdefault(key, set()).add(model)
+            found.setdefault(training_of(row), set()).add(model)
     # Where trainings of one name and seed had several models nobody can say which: these are no model that another has.
     return {key: frozenset(models) for key, models in found.items()}
+
+
+def training_of(row: Row) -> Training:
+    """The training of a row, as ``world_models`` knows it."""
+    return row.environment, row.dataset, name_of(row), row.n_expert, row.seed
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,33 @@ def training_figure(
                 panel.plot(at, mean, label=f"{name} (n = {len(seeds[name])})", **style)
                 panel.fill_between(at, mean - error, mean + error, color=look[name]["color"], alpha=0.15, linewidth=0)
         c = found.get(column)
-        head = f"Spearman with real return\n{c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−") if c else title
+        head = _spearman(c) if c else title
         if column == "return_mean":
             _levels(panel.axhline, levels, "mean")
         x_axis(panel, "steps")
         finish(panel, head, f"{text}\n(continuous: squared error)" if column == "action_agreement" else text)
     return save(_with_legend(figure, axes), path)
+
+
+def last_policies_figure(
+    rows: Mapping[Row, str], look: Looks, levels: Levels, found: Mapping[str, Correlation], title: str, path: Path
+) -> Path:
+    """Real return over each offline metric, a point a training; above, their rank correlation within world models."""
+    shown = [name for name in METRICS if any(getattr(row, name) is not None for row in rows) and name != "return_mean"]
+    figure, axes = panels(len(shown), 1)
+    for panel, column in zip(axes, shown, strict=True):
+        for name in dict.fromkeys(rows.values()):
+            of = [row for row, called in rows.items() if called == name and getattr(row, column) is not None]
+            style = {"markersize": 4, **look[name], "linestyle": "none"}
+            panel.plot([getattr(row, column) for row in of], [row.return_iqm for row in of], label=name, **style)
+        _levels(panel.axhline, levels, "IQM")
+        panel.set_xlabel(METRICS[column], fontsize=9)
+        finish(panel, f"{title}\n{_spearman(found[column])}" if column in found else title, "real return, IQM")
+    return save(_with_legend(figure, axes), path)
+
+
+def _spearman(c: Correlation) -> str:
+    return f"Spearman with real return\n{c.rho:.2f} ({c.low:.2f} … {c.high:.2f})".replace("-", "−")
 
 
 def _mean_curve(points: Sequence[Point], column: str) -> tuple[Any, Any, Any]:

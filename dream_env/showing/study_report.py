@@ -31,9 +31,8 @@ from dream_env.measuring.study import (
 )
 from dream_env.measuring.tables import interval, markdown, number, rows_table
 from dream_env.real.environments import environment_id
+from dream_env.showing.last_policies import OFFLINE, last_policies
 from dream_env.showing.study_figures import METRICS, Looks, ablation_figure, looks, score_figure, training_figure
-
-OFFLINE = tuple(name for name in METRICS if name != "return_mean")
 
 SAME_SEEDS = (
     "By expert episodes, horizon and reward only runs of the same training seeds are compared: all points of a panel or table "
@@ -80,7 +79,7 @@ def study_report(
     out = path.with_suffix("") if out is None else Path(out)
     study = Study.read(path, deterministic=deterministic, tail=tail)
     actions = ("argmax" if deterministic else "sampled") + (", the policies after the last updates" if tail else "")
-    look = looks(_all_names(study))
+    look = looks([*_all_names(study), *study.named.values()])
     parts = [
         f"# {path.stem}",
         f"Real return, actions {actions}. IQM: interquartile mean over the episodes of all training seeds; bars and intervals: "
@@ -88,7 +87,9 @@ def study_report(
         SAME_SEEDS,
     ]
     kept = curves.read(curves.beside(path)) if curves.beside(path).is_file() else []
-    parts += _through_training(study, kept, world_models(results.read(path)), look, out)
+    models = world_models(results.read(path))
+    parts += _through_training(study, kept, models, look, out)
+    parts += last_policies(study, models, look, out)
     parts += _by(study, look, out, "by_demos", "expert episodes", "Return by number of expert episodes")
     parts += _by(study, look, out, "by_horizon", "steps of a dream", "Return by horizon of the dreams")
     for environment in study.environments:
