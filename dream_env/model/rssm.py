@@ -145,9 +145,9 @@ class RSSM(nn.Module):
     def _products(self) -> _Products:
         return _Products(self.cell_from_stoch, self.cell.gates, self.posterior_from_deter, self.posterior_out)
 
-    def _unrolled(self) -> _Products:
+    def _unrolled(self, times: int) -> _Products:
         layers = self.cell_from_stoch, self.cell.gates, self.posterior_from_deter, self.posterior_out
-        return _Products(*(Unrolled(layer) for layer in layers))
+        return _Products(*(Unrolled(layer, times) for layer in layers))
 
     def _advance(
         self, latent_t: Latent, action_part: Tensor, products: _Products | None = None
@@ -175,19 +175,20 @@ class RSSM(nn.Module):
     ) -> Observed:
         """Filter recorded sequences from ``start`` on; rows where ``is_first`` start from the zero state."""
         keep = (~is_first).unsqueeze(-1).to(embed.dtype)
-        action_part = self.cell_from_action(action_tm1 * keep)  # nothing was done before a first row
-        embed_part = self.posterior_from_embed(embed)
+        # unbind, not [t] in the loop, whose way back would add a whole sequence of zeros at each step.
+        action_parts = self.cell_from_action(action_tm1 * keep).unbind()  # nothing was done before a first row
+        embed_parts = self.posterior_from_embed(embed).unbind()
         latent = self.initial(is_first.shape[1]) if start is None else start
         # One look at the flags, not one a step; a GPU would have to stop for even that one, so there every row is multiplied.
         fresh = is_first.any(dim=1).tolist() if embed.device.type == "cpu" else [True] * len(embed)
-        products = self._unrolled()
+        products = self._unrolled(len(embed))
         latents, posteriors = [], []
         sample_noise = noise[..., : self.stochastic.noise_size]
         for t in range(len(embed)):
             if fresh[t]:
                 latent = latent.map(lambda half, t=t: half * keep[t])  # type: ignore[misc]
-            deter = self._advance(latent, action_part[t], products)
-            posterior = self._posterior(deter, embed_part[t], products)
+            deter = self._advance(latent, action_parts[t], products)
+            posterior = self._posterior(deter, embed_parts[t], products)
             latent = Latent(deter, self.stochastic.sample(posterior, sample_noise[t]))
             latents.append(latent)
             posteriors.append(posterior)
