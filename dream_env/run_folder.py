@@ -189,7 +189,8 @@ class MetricsLog:
                 self._board.add_scalar(name, value, int(metrics[self.index]))
 
     def _cell(self, name: str, value: float) -> str:
-        return str(int(value)) if name == self.index else f"{value:.6g}"  # 1,007,616 steps are not 1.00762e+06
+        # 1,007,616 steps are not 1.00762e+06
+        return str(int(value)) if name in (self.index, "updates") else f"{value:.6g}"
 
     def __enter__(self) -> "MetricsLog":
         return self

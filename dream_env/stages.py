@@ -257,9 +257,11 @@ def imitate_stage(
     if progress and (short := whom.train.too_short(stage.horizon)):
         few = f"{short} of {whom.train.num_episodes} episodes"
         print(f"{few} are shorter than a dream of {stage.horizon} steps, and none begins in them")
-    learner.check(dream)
+    finished = (out / "meta.json").is_file()
+    if not finished:
+        learner.check(dream)
     claim(out, "imitate", identity, usual=usual, seen=fingerprint(whom.world_model))
-    if (out / "meta.json").is_file():
+    if finished:
         if progress:
             print(f"{out} was finished before; to learn it anew delete it")
         return out

@@ -156,6 +156,15 @@ def test_without_entropy_a_few_pictures_are_learned_by_heart():
     assert action_agreement(policy, own.expert, recorded=recorded) == 1.0
 
 
+def test_a_clone_is_looked_at_as_it_plays_and_learns_on_in_training_mode():
+    own, modes = dream(), []
+    learner = load_learner("bc", **FAST, log_every=2, report_last=1)
+    update = learner._update
+    learner._update = lambda policy, *more: modes.append(policy.network.training) or update(policy, *more)
+    learner.learn(own, 6 * learner.batch, progress=lambda policy, _: modes.append(policy.network.training))
+    assert modes == [True, True, False] * 3
+
+
 def test_two_pictures_show_what_one_cannot():
     own = dream()
     for e in range(4):  # the expert does what was done before it, which only shows in how the square has moved
@@ -329,6 +338,14 @@ def test_imitate_leaves_an_agent_of_observations_and_its_agreement(cartpole):
     assert set(read_metrics(cartpole / "bc" / "reward_by_step.csv")[0]) == {"step", "expert", "random"}
     assert len(list((cartpole / "bc" / "snapshots").iterdir())) == 3
     assert read_json(cartpole / "bc" / "meta.json")["demos"] == 3
+
+
+def test_a_clone_that_is_finished_needs_its_recordings_no_longer(cartpole, monkeypatch, tmp_path):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setenv("DREAM_ENV_CACHE", str(tmp_path))
+    stage = ImitateStage(cartpole / "wm", cartpole / "bc", steps=64 * 200, num_envs=4, horizon=5, demos=3, snapshots=2)
+    learner = load_learner("bc", stack=1, net_arch=(32,), batch=64, learning_rate=1e-2, log_every=50)
+    assert imitate_stage(stage, "ditto", learner, progress=False) == cartpole / "bc"
 
 
 def test_the_clone_balances_the_pole_and_several_poles_as_each_alone(cartpole):

@@ -82,14 +82,14 @@ def unroll(apply, x_t: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("half", "steps"), [(False, 5), (True, 5), (True, products._WORTH_PACKING)])
-def test_an_unrolled_layer_has_the_gradients_of_the_layer(library, half, steps, bias):
+@pytest.mark.parametrize("half", [False, True])
+def test_an_unrolled_layer_has_the_gradients_of_the_layer(library, half, bias):
     layer = nn.Linear(6, 6, bias=bias)
     x = torch.randn(4, 6, requires_grad=True)
     results = []
-    for make in (lambda layer: Unrolled(layer, steps), lambda layer: layer):
+    for make in (Unrolled, lambda layer: layer):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = unroll(make(layer), x, steps=steps)
+            loss = unroll(make(layer), x, steps=5)
         results.append((loss, *torch.autograd.grad(loss, [x, *layer.parameters()])))
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype == theirs.dtype
@@ -100,13 +100,13 @@ def test_an_unrolled_layer_leaves_the_weights_one_product_for_all_steps(monkeypa
     sizes = []
     original = products.weight_gradient
     monkeypatch.setattr(products, "weight_gradient", lambda g, x: sizes.append(len(x)) or original(g, x))
-    unroll(Unrolled(nn.Linear(6, 6), 5), torch.randn(4, 6), steps=5).backward()
+    unroll(Unrolled(nn.Linear(6, 6)), torch.randn(4, 6), steps=5).backward()
     assert sizes == [20]
 
 
 def test_steps_whose_outputs_nobody_uses_add_nothing():
     layer = nn.Linear(3, 2)
-    unrolled = Unrolled(layer, 2)
+    unrolled = Unrolled(layer)
     used, _unused = unrolled(torch.ones(1, 3)), unrolled(torch.full((1, 3), 5.0))
     used.sum().backward()
     assert layer.weight.grad.tolist() == [[1, 1, 1], [1, 1, 1]]
@@ -114,7 +114,7 @@ def test_steps_whose_outputs_nobody_uses_add_nothing():
 
 def test_the_graph_of_an_unrolled_layer_can_be_walked_twice_if_kept():
     layer = nn.Linear(3, 2)
-    unrolled = Unrolled(layer, 3)
+    unrolled = Unrolled(layer)
     loss = unroll(lambda x: F.pad(unrolled(x), (0, 1)), torch.randn(4, 3), steps=3)
     loss.backward(retain_graph=True)
     first = layer.weight.grad.clone()
@@ -125,31 +125,13 @@ def test_the_graph_of_an_unrolled_layer_can_be_walked_twice_if_kept():
 def test_without_gradients_an_unrolled_layer_is_the_layer():
     layer = nn.Linear(3, 2)
     with torch.no_grad():
-        assert torch.equal(Unrolled(layer, 1)(torch.ones(1, 3)), layer(torch.ones(1, 3)))
+        assert torch.equal(Unrolled(layer)(torch.ones(1, 3)), layer(torch.ones(1, 3)))
 
 
 def test_frozen_layers_pass_gradients_on():
     layer = nn.Linear(3, 3).requires_grad_(False)
     x = torch.randn(2, 3, requires_grad=True)
-    unroll(Unrolled(layer, 2), x, steps=2).backward()
+    unroll(Unrolled(layer), x, steps=2).backward()
     assert layer.weight.grad is None
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
-
-
-@pytest.mark.skipif(
-    not products._PACKS, reason="this processor has no half-precision units, or this torch no operator for them"
-)
-def test_a_weight_is_put_in_order_once_for_each_way_and_changes_no_bit(monkeypatch):
-    layer = nn.Linear(48, 48).to(torch.bfloat16)
-    x = torch.randn(4, 48, requires_grad=True)
-    ordered, in_order = [], products._Steps._in_order
-    monkeypatch.setattr(products._Steps, "_in_order", lambda self, *a: ordered.append(self) or in_order(self, *a))
-    found = {}
-    for times in (products._WORTH_PACKING, 1):  # told that there is one step, it orders nothing
-        loss = unroll(Unrolled(layer, times), x, steps=8)
-        found[times] = torch.autograd.grad(loss, [x, *layer.parameters()])
-    assert len(ordered) == 2 * 8
-    assert [list(steps._ordered) for steps in set(ordered)] == [["there", "back"]]
-    for ours, theirs in zip(*found.values(), strict=True):
-        assert torch.equal(ours, theirs)

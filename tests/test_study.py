@@ -18,6 +18,7 @@ from dream_env.measuring.families import changed_reward
 from dream_env.measuring.statistics import interval_over_runs, iqm
 from dream_env.measuring.study import Study, comparisons, labelled, names, score, seeds_said, world_models
 from dream_env.measuring.tables import number, rows_table
+from dream_env.showing.last_policies import within_models
 from dream_env.showing.study_report import by_world_model, correlations, study_report
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -451,7 +452,7 @@ def test_last_policies_of_all_methods_are_ranked_within_world_models(tmp_path):
             ended(name, r, 0.1 + 0.1 * i, seed=1, demos=4)
             for i, (name, r) in enumerate(zip("abcd", (0, 3, 2, 1), strict=True))
         ),
-        ended("a", 99.0, 0.99, horizon=5),  # averaged over other steps
+        *(ended(name, 99.0, 0.99, horizon=h) for name in "ab" for h in (5, 30)),  # averaged over other steps
         ended("bc", 50.0, None, agreement=0.5),
         replace(ended("a", 50.0, 0.01), deterministic=True),
         level("random", -20.0),
@@ -460,18 +461,34 @@ def test_last_policies_of_all_methods_are_ranked_within_world_models(tmp_path):
     text = study_report(tmp_path / "some.csv").read_text()
     assert "| ALE/Pong-v5 | latent distance | 8 | 2 | −0.40 | " in text  # (−1 + 0.2) / 2
     assert "| ALE/Pong-v5 | action agreement |" not in text  # of one policy alone
-    assert "](last_policies_pong-v5.png)" in text
-    assert cv2.imread(str(tmp_path / "some" / "last_policies_pong-v5.png")).std() > 5
+    assert "](last_policies_ale_pong_v5.png)" in text
+    assert cv2.imread(str(tmp_path / "some" / "last_policies_ale_pong_v5.png")).std() > 5
+
+
+def test_policies_of_one_name_are_ranked_in_the_model_that_each_was_trained_in():
+    rows = [ended(name, i, 0.9 - 0.1 * i) for i, name in enumerate("abcd")]
+    # The same names and seed in a model of more updates, where all is nearer and plays worse.
+    rows += [ended(name, i - 9.0, 0.4 - 0.1 * i, **{"fit.updates": 12000}) for i, name in enumerate("abcd")]
+    found = within_models(rows, "latent_distance")
+    assert (found.rho, found.n, found.groups) == (-1.0, 8, 2)
+
+
+def test_a_clone_s_horizon_says_nothing_of_the_others(tmp_path):
+    rows = [ended(name, i, 0.9 - 0.1 * i, horizon=50, agreement=0.1 * i) for i, name in enumerate("abcd")]
+    study_of(tmp_path, *rows, ended("bc", 9.0, None, agreement=0.9))
+    text = study_report(tmp_path / "some.csv").read_text()
+    assert "| ALE/Pong-v5 | latent distance | 4 | 1 | −1.00 | " in text
+    assert "| ALE/Pong-v5 | action agreement | 5 | 1 | 1.00 | " in text
 
 
 def test_games_of_two_protocols_are_ranked_apart_and_few_policies_not_at_all(tmp_path):
-    served = json.dumps({"environment": "ALE/Pong-v5", "fire": True})
     rows = [ended(name, i, 0.9 - 0.1 * i) for i, name in enumerate("abcd")]
+    served = json.dumps({**json.loads(rows[0].protocol), "fire": True})
     study_of(tmp_path, *rows, *(replace(row, protocol=served, return_iqm=-row.return_iqm) for row in rows))
     text = study_report(tmp_path / "some.csv").read_text()
     assert "| ALE/Pong-v5 | latent distance | 4 | 1 | −1.00 | " in text
-    assert "| ALE/Pong-v5 | latent distance | 4 | 1 | 1.00 | " in text
-    assert {"last_policies_pong-v5_1.png", "last_policies_pong-v5_2.png"} <= {
+    assert "| ALE/Pong-v5 (fire=True) | latent distance | 4 | 1 | 1.00 | " in text
+    assert {"last_policies_ale_pong_v5_1.png", "last_policies_ale_pong_v5_2.png"} <= {
         p.name for p in (tmp_path / "some").iterdir()
     }
     (tmp_path / "few").mkdir()

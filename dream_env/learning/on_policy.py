@@ -369,7 +369,9 @@ class _Between(BaseCallback):
 
     def after_update(self) -> None:
         """Anchor, then report."""
-        metrics = {"steps": float(self.model.num_timesteps), "updates": float(getattr(self.model, "_n_updates", 0))}
+        metrics = {"steps": float(self.model.num_timesteps)}
+        if self.model._n_updates:  # an algorithm that does not count them leaves it at 0
+            metrics["updates"] = float(self.model._n_updates)
         if self._rewards:
             metrics["dream_reward"] = float(np.mean(self._rewards))
         self._rewards.clear()

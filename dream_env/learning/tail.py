@@ -23,7 +23,7 @@ def tail(agent: Path) -> dict[int, Path]:
 
 
 class Tail:
-    """The folder ``tail/`` while a learner learns: always the newest ``count`` policies that it reported.
+    """The folder ``tail/`` while a learner learns: always the newest ``count`` policies that it reported after an update.
 
     On disk and not in memory: a run that is cut off in the middle of its last updates keeps those that are made. Policies
     beyond ``start``, where a run goes on, are dropped, since it makes them again.
@@ -33,11 +33,11 @@ class Tail:
         self.agent = agent
         self.count = count
         for steps, path in tail(agent).items():
-            if steps > start:
+            if steps > start or not steps:  # earlier versions kept the clone that a run starts from, too
                 path.unlink()
 
     def add(self, steps: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep a policy, and the oldest no longer; none that has made no update yet, as a clone to start from has not."""
+        """Keep a policy, and the oldest no longer; none that has made no update yet, as the clone to start from."""
         if not self.count or not steps:
             return
         folder = self.agent / "tail"

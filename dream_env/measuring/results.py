@@ -49,7 +49,8 @@ class Row:
     what follows, where many policies played (``tail``)."""
     updates: int | None = None
     """Updates that the learner had made, as it counts them: gradient steps of the actor or of a clone; SB3's PPO counts
-    passes over its rollouts. In rows of before they follow from the steps."""
+    passes over its rollouts. (Those of the world model are the option ``fit.updates``.) In rows of before they follow from the
+    steps."""
     latent_distance: float | None = None
     """Its distance to the expert in the dream, on held-out windows, 1 − DITTO's similarity; None of one that sees no latents."""
     action_agreement: float | None = None

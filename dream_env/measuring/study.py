@@ -114,25 +114,25 @@ def seeds_said(seeds: Iterable[tuple[int, int]]) -> str:
     return f"seed{'s' if len(said) > 1 else ''} {', '.join(said)}"
 
 
-def world_models(rows: Iterable[Row]) -> dict[Training, Hashable]:
-    """What tells the world model in which each training dreamed; equal for trainings that share one.
+def world_model_of(row: Row) -> Hashable:
+    """What tells the world model in which a row's policy was trained; equal for rows that share one.
 
     That is the recording, the model's size, its seed, and the options of its fit. Methods, learners and numbers of imitated
     episodes may differ: a grid fits one model, from all episodes, for all of them.
     """
+    fit = {key: value for key, value in options_of(row).items() if key.startswith("fit.")}
+    return row.environment, row.dataset, row.preset, row.seeds[1], frozen(fit)
+
+
+def world_models(rows: Iterable[Row]) -> dict[Training, Hashable]:
+    """``world_model_of`` each training, by what the curves know of it."""
     found: dict[Training, set[Hashable]] = {}
     for row in rows:
         if row.trained:
-            fit = {key: value for key, value in options_of(row).items() if key.startswith("fit.")}
-            model = (row.environment, row.dataset, row.preset, row.seeds[1], frozen(fit))
-            found.setdefault(training_of(row), set()).add(model)
+            key = (row.environment, row.dataset, name_of(row), row.n_expert, row.seed)
+            found.setdefault(key, set()).add(world_model_of(row))
     # Where trainings of one name and seed had several models nobody can say which: these are no model that another has.
     return {key: frozenset(models) for key, models in found.items()}
-
-
-def training_of(row: Row) -> Training:
-    """The training of a row, as ``world_models`` knows it."""
-    return row.environment, row.dataset, name_of(row), row.n_expert, row.seed
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ uses half the width of processors that are not Intel's: there oneDNN, which torc
 precision goes to oneDNN anyway.
 
 ``Unrolled`` is for a layer that a loop over time applies again and again: what it adds to the weights' gradient is one
-product over all steps, instead of a thin one and a sum over the whole weight at each. In half precision its weight is put
-into oneDNN's own order once, which would otherwise be done at each step and takes as long as a thin product itself.
+product over all steps, instead of a thin one and a sum over the whole weight at each.
 """
 
 from pathlib import Path
@@ -30,17 +29,8 @@ def _mkl_is_slow() -> bool:
     return "GenuineIntel" not in cpuinfo.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _packs() -> bool:
-    """Whether oneDNN has half-precision units here, and torch the operator that orders weights for them."""
-    there = torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
-    return there and all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
-
-
 # The processor, not a stopwatch, decides: a run that is resumed must get the same sums.
 _ONEDNN = torch.backends.mkldnn.is_available() and _mkl_is_slow()
-_PACKS = _packs()
-_WORTH_PACKING = 8
-"""Steps from which on ordering a weight costs less than it saves."""
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -109,37 +99,11 @@ class Linear(nn.Linear):
 
 
 class _Steps:
-    """What the steps of one layer leave for its weights: their inputs, and the gradients of their outputs.
+    """What the steps of one layer leave for its weights: their inputs, and the gradients of their outputs."""
 
-    And the products of all steps, there and back, with a weight that is put in order once where that is worth it.
-    """
-
-    def __init__(self, times: int) -> None:
+    def __init__(self) -> None:
         self.inputs: list[Tensor] = []
         self.gradients: list[Tensor] = []
-        self._times = times
-        self._ordered: dict[str, Tensor] = {}
-
-    def there(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``x Wᵀ + b``."""
-        if self._packs(weight):
-            return _onednn(x.contiguous(), self._in_order("there", weight, len(x)), bias)
-        return _onednn(x, weight, bias) if _suits_onednn(x, weight) else F.linear(x, weight, bias)
-
-    def back(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        """``G W``: the gradient at the input."""
-        if self._packs(weight):
-            return _onednn(gradient.contiguous(), self._in_order("back", weight.t(), len(gradient)))
-        return linear(gradient, weight.t())
-
-    def _packs(self, weight: Tensor) -> bool:
-        half = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-        return _PACKS and half and self._times >= _WORTH_PACKING
-
-    def _in_order(self, way: str, weight: Tensor, rows: int) -> Tensor:
-        if way not in self._ordered:
-            self._ordered[way] = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-        return self._ordered[way]
 
 
 class _Share(torch.autograd.Function):
@@ -170,7 +134,7 @@ class _Step(torch.autograd.Function):
         ctx.steps, ctx.dtype = steps, x.dtype
         x = x.to(weight.dtype)
         ctx.save_for_backward(x, weight)
-        return steps.there(x, weight, bias)
+        return _onednn(x, weight, bias) if _suits_onednn(x, weight) else F.linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -178,19 +142,19 @@ class _Step(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         ctx.steps.gradients.append(gradient)
         ctx.steps.inputs.append(x)
-        for_x = ctx.steps.back(gradient, weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        for_x = linear(gradient, weight.t()).to(ctx.dtype) if ctx.needs_input_grad[0] else None
         return for_x, None, None, None
 
 
 class Unrolled:
     """One linear layer for all steps of a sequence: ``unrolled(x_t)`` is ``layer(x_t)``, and so are all gradients.
 
-    Make it anew for each sequence, of ``times`` steps. Not for second derivatives; without gradients it is the layer itself.
+    Make it anew for each sequence. Not for second derivatives; without gradients it is the layer itself.
     """
 
-    def __init__(self, layer: nn.Linear, times: int) -> None:
+    def __init__(self, layer: nn.Linear) -> None:
         self._layer = layer
-        self._steps = _Steps(times) if torch.is_grad_enabled() else None
+        self._steps = _Steps() if torch.is_grad_enabled() else None
         if self._steps is not None:
             device = layer.weight.device.type
             half = torch.is_autocast_enabled(device)

@@ -145,9 +145,9 @@ class RSSM(nn.Module):
     def _products(self) -> _Products:
         return _Products(self.cell_from_stoch, self.cell.gates, self.posterior_from_deter, self.posterior_out)
 
-    def _unrolled(self, times: int) -> _Products:
+    def _unrolled(self) -> _Products:
         layers = self.cell_from_stoch, self.cell.gates, self.posterior_from_deter, self.posterior_out
-        return _Products(*(Unrolled(layer, times) for layer in layers))
+        return _Products(*(Unrolled(layer) for layer in layers))
 
     def _advance(
         self, latent_t: Latent, action_part: Tensor, products: _Products | None = None
@@ -181,7 +181,7 @@ class RSSM(nn.Module):
         latent = self.initial(is_first.shape[1]) if start is None else start
         # One look at the flags, not one a step; a GPU would have to stop for even that one, so there every row is multiplied.
         fresh = is_first.any(dim=1).tolist() if embed.device.type == "cpu" else [True] * len(embed)
-        products = self._unrolled(len(embed))
+        products = self._unrolled()
         latents, posteriors = [], []
         sample_noise = noise[..., : self.stochastic.noise_size]
         for t in range(len(embed)):

@@ -95,7 +95,7 @@ def training_figure(
     seeds = {
         name: {point.seed for point in points if point.method == name} for name in (point.method for point in points)
     }
-    for panel, (column, text) in zip(axes, METRICS.items(), strict=True):
+    for panel, column in zip(axes, METRICS, strict=True):
         for name in dict.fromkeys(point.method for point in points):
             at, mean, error = _mean_curve([point for point in points if point.method == name], column)
             if len(at):
@@ -107,25 +107,42 @@ def training_figure(
         if column == "return_mean":
             _levels(panel.axhline, levels, "mean")
         x_axis(panel, "steps")
-        finish(panel, head, f"{text}\n(continuous: squared error)" if column == "action_agreement" else text)
+        finish(panel, head, _unit(column))
     return save(_with_legend(figure, axes), path)
 
 
 def last_policies_figure(
-    rows: Mapping[Row, str], look: Looks, levels: Levels, found: Mapping[str, Correlation], title: str, path: Path
+    shown: Mapping[str, Mapping[Row, str]],
+    look: Looks,
+    levels: Levels,
+    found: Mapping[str, Correlation],
+    title: str,
+    path: Path,
 ) -> Path:
-    """Real return over each offline metric, a point a training; above, their rank correlation within world models."""
-    shown = [name for name in METRICS if any(getattr(row, name) is not None for row in rows) and name != "return_mean"]
+    """Real return over each offline metric, a point a training; above, their rank correlation within world models.
+
+    Args:
+        shown: for each metric the rows that have it, with their names.
+        look: of the names.
+        levels: returns to compare with.
+        found: the metrics' correlations.
+        title: of all panels.
+        path: of the figure.
+    """
     figure, axes = panels(len(shown), 1)
-    for panel, column in zip(axes, shown, strict=True):
+    for panel, (column, rows) in zip(axes, shown.items(), strict=True):
         for name in dict.fromkeys(rows.values()):
-            of = [row for row, called in rows.items() if called == name and getattr(row, column) is not None]
+            of = [row for row, called in rows.items() if called == name]
             style = {"markersize": 4, **look[name], "linestyle": "none"}
             panel.plot([getattr(row, column) for row in of], [row.return_iqm for row in of], label=name, **style)
         _levels(panel.axhline, levels, "IQM")
-        panel.set_xlabel(METRICS[column], fontsize=9)
-        finish(panel, f"{title}\n{_spearman(found[column])}" if column in found else title, "real return, IQM")
+        panel.set_xlabel(_unit(column).replace("\n", " "), fontsize=9)
+        finish(panel, f"{title}\n{_spearman(found[column])}", "real return, IQM")
     return save(_with_legend(figure, axes), path)
+
+
+def _unit(column: str) -> str:
+    return f"{METRICS[column]}\n(continuous: squared error)" if column == "action_agreement" else METRICS[column]
 
 
 def _spearman(c: Correlation) -> str:

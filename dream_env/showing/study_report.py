@@ -79,7 +79,7 @@ def study_report(
     out = path.with_suffix("") if out is None else Path(out)
     study = Study.read(path, deterministic=deterministic, tail=tail)
     actions = ("argmax" if deterministic else "sampled") + (", the policies after the last updates" if tail else "")
-    look = looks([*_all_names(study), *study.named.values()])
+    look = looks(_all_names(study))
     parts = [
         f"# {path.stem}",
         f"Real return, actions {actions}. IQM: interquartile mean over the episodes of all training seeds; bars and intervals: "
@@ -87,9 +87,8 @@ def study_report(
         SAME_SEEDS,
     ]
     kept = curves.read(curves.beside(path)) if curves.beside(path).is_file() else []
-    models = world_models(results.read(path))
-    parts += _through_training(study, kept, models, look, out)
-    parts += last_policies(study, models, look, out)
+    parts += _through_training(study, kept, world_models(results.read(path)), look, out)
+    parts += last_policies(study, looks([*look, *study.named.values()]), out)
     parts += _by(study, look, out, "by_demos", "expert episodes", "Return by number of expert episodes")
     parts += _by(study, look, out, "by_horizon", "steps of a dream", "Return by horizon of the dreams")
     for environment in study.environments:
