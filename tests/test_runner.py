@@ -1,6 +1,7 @@
 """What the grids share: jobs side by side here or on Ray, failures told at the end, and how a finished cell was done."""
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -103,6 +104,39 @@ def test_a_cell_on_the_cluster_asks_for_what_it_needs_and_knows_where_data_lie(r
     runner.spread([lambda: None] * 2, workers=1, engine="ray", device=device)
     assert ray.given == [{"num_cpus": 1, "num_gpus": gpus}] * 2
     assert ray.started == [{"runtime_env": {"env_vars": {"MINARI_DATASETS_PATH": "/disk/minari"}}}]
+
+
+ON_RAY = """
+import os, sys, pathlib
+sys.path.insert(0, sys.argv[1])
+import runner
+from dream_env.errors import ConfigError
+folder = pathlib.Path(sys.argv[2])
+def leave(i):
+    if i == 2:
+        raise ConfigError("finished, but with other flags")
+    (folder / str(i)).write_text(f"{os.environ['MINARI_DATASETS_PATH']} {os.getpid() != here}")
+here = os.getpid()
+runner.spread([lambda i=i: leave(i) for i in range(4)], workers=1, engine="ray")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray (pip install ray)")
+def test_jobs_run_on_ray_itself_in_processes_of_their_own(tmp_path):
+    environment = {
+        **os.environ,
+        "MINARI_DATASETS_PATH": "/disk/minari",
+        "RAY_ADDRESS": "local",
+        "PYTHONPATH": str(FILE.parent),
+    }
+    command = [sys.executable, "-c", ON_RAY, str(FILE.parent), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert "1 of 4 runs failed:" in done.stderr, done.stderr
+    assert "finished, but with other flags" in done.stderr
+    assert "tries them again" not in done.stderr
+    left = {path.name: path.read_text().split() for path in tmp_path.iterdir()}
+    assert sorted(left) == ["0", "1", "3"]
+    assert set(map(tuple, left.values())) == {("/disk/minari", "True")}
 
 
 def test_without_ray_it_is_said_what_to_install(runner, monkeypatch):

@@ -78,7 +78,8 @@ def study_report(
         raise ConfigError(f"there is no result file {path}; `dream-env evaluate --results {path}` writes one")
     out = path.with_suffix("") if out is None else Path(out)
     study = Study.read(path, deterministic=deterministic, tail=tail)
-    actions = ("argmax" if deterministic else "sampled") + (", the policies after the last updates" if tail else "")
+    after = ", the policies after each of the last updates (of SB3's learners: after each of the last rollouts)"
+    actions = ("argmax" if deterministic else "sampled") + (after if tail else "")
     look = looks(_all_names(study))
     parts = [
         f"# {path.stem}",
