@@ -64,6 +64,29 @@ def test_every_kind_of_space_is_packed_as_declared_and_survives_json(space, conf
         np.testing.assert_array_equal(array, batch[name])
 
 
+def test_a_slash_in_a_key_and_a_dictionary_in_a_dictionary_are_found_alike():
+    flat = spaces.Dict({"robot/arm": spaces.Box(-1, 1, (2,)), "robot/cam/left": spaces.Box(-1, 1, (3,))})
+    mixed = spaces.Dict({"robot": spaces.Dict({"arm": flat["robot/arm"], "cam/left": flat["robot/cam/left"]})})
+    nested = spaces.Dict(
+        {"robot": spaces.Dict({"arm": flat["robot/arm"], "cam": spaces.Dict({"left": flat["robot/cam/left"]})})}
+    )
+    arm, left = np.float32([0.1, 0.2]), np.float32([0.3, 0.4, 0.5])
+    shown = [
+        {"robot/arm": arm, "robot/cam/left": left},
+        {"robot": {"arm": arm, "cam/left": left}},
+        {"robot": {"arm": arm, "cam": {"left": left}}},
+    ]
+    for space, observation in zip((flat, mixed, nested), shown, strict=True):
+        for keys in ((), ("robot/cam",)):
+            spec = ObservationSpec.from_space(space, ObservationConfig(keys=keys))
+            packed = spec.pack(observation)
+            assert list(packed) == (["robot/cam/left"] if keys else ["robot/arm", "robot/cam/left"])
+            np.testing.assert_array_equal(packed["robot/cam/left"], left)
+    twice = spaces.Dict({"robot": mixed["robot"], "robot/arm": spaces.Box(-1, 1, (2,))})
+    with pytest.raises(SpaceError, match="two observations are called 'robot/arm'"):
+        ObservationSpec.from_space(twice, ObservationConfig())
+
+
 def test_a_single_observation_is_packed_like_a_row_of_a_batch():
     spec = spec_of(PIXELS_AND_STATE, ObservationConfig(size=32))
     raw = draw(PIXELS_AND_STATE, 6, np.random.default_rng(0))

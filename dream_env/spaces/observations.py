@@ -188,7 +188,13 @@ def _leaves(space: spaces.Space[Any], prefix: str = "") -> dict[str, spaces.Spac
     if isinstance(space, spaces.Dict):
         found: dict[str, spaces.Space[Any]] = {}
         for name, sub in space.spaces.items():
-            found |= _leaves(sub, f"{prefix}{name}/")
+            leaves = _leaves(sub, f"{prefix}{name}/")
+            if twice := found.keys() & leaves.keys():
+                raise SpaceError(
+                    f"two observations are called {min(twice)!r}: one key with a slash in it, and a dictionary in a dictionary; "
+                    f"rename one of them in the environment"
+                )
+            found |= leaves
         return found
     return {prefix.rstrip("/") or ("image" if _is_image(space) else "vector"): space}
 
@@ -276,11 +282,15 @@ def _key(name: str, space: spaces.Space[Any], config: ObservationConfig) -> Obse
 def _lookup(obs: Any, key: ObservationKey, space: spaces.Space[Any]) -> Any:
     if not isinstance(space, spaces.Dict):
         return obs
-    for part in key.name.split("/"):
-        if not isinstance(obs, Mapping) or part not in obs:
+    parts = key.name.split("/")
+    while parts:
+        of = obs if isinstance(obs, Mapping) else {}
+        # "a/b" may be a dictionary in a dictionary, or one key with a slash in it.
+        taken = next((n for n in range(len(parts), 0, -1) if "/".join(parts[:n]) in of), 0)
+        if not taken:
             came = f"keys {', '.join(obs)}" if isinstance(obs, Mapping) else f"a {type(obs).__name__}"
             raise SpaceError(f"observation {key.name!r} is missing: {came} came")
-        obs = obs[part]
+        obs, parts = of["/".join(parts[:taken])], parts[taken:]
     return obs
 
 
