@@ -434,8 +434,10 @@ def test_loaded_agent_acts_as_the_learned_one(slide, tmp_path, algorithm):
                 action, states[i] = who.predict(observation, states[i], deterministic=deterministic)
                 actions.append(action)
             np.testing.assert_array_equal(*actions)
-    together = evaluate(loaded, Slide, 3, deterministic=True, parallel=3)
-    assert together == evaluate(loaded, Slide, 3, deterministic=True, parallel=1)
+    together, alone = (evaluate(loaded, Slide, 3, deterministic=True, parallel=number) for number in (3, 1))
+    # Not to the last bit: processors add up the products of three rows in another order than those of one.
+    assert [game.return_ for game in together] == pytest.approx([game.return_ for game in alone], abs=1e-4)
+    assert [(game.seed, game.length) for game in together] == [(game.seed, game.length) for game in alone]
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
