@@ -7,10 +7,10 @@ here each training gives one policy, played in as many games as its row has.
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dream_env.measuring.families import frozen, told_apart
+from dream_env.measuring.families import frozen, grouped, told_apart
 from dream_env.measuring.results import Row
 from dream_env.measuring.statistics import Correlation, spearman_within
 from dream_env.measuring.study import Study, world_model_of
@@ -36,9 +36,11 @@ def last_policies(study: Study, look: Looks, out: Path) -> list[str]:
     lines = []
     for environment in study.environments:
         rows = [row for row in study.trained if row.environment == environment]
-        games = {frozen(row.played): row.played for row in rows}
-        for nth, (game, said) in enumerate(zip(games, told_apart(list(games.values())), strict=True), start=1):
-            measured = {name: _measured([row for row in rows if frozen(row.played) == game], name) for name in OFFLINE}
+        games = list(grouped(rows, lambda row: frozen(row.played)).values())
+        for nth, (of_game, said) in enumerate(
+            zip(games, told_apart([of[0].played for of in games]), strict=True), start=1
+        ):
+            measured = {name: _measured(of_game, name) for name in OFFLINE}
             found = {name: c for name, of in measured.items() if not math.isnan((c := within_models(of, name)).low)}
             if not found:
                 continue
@@ -48,21 +50,20 @@ def last_policies(study: Study, look: Looks, out: Path) -> list[str]:
             shown = {name: {row: study.named[row] for row in measured[name]} for name in found}
             last_policies_figure(shown, look, study.levels(environment), found, title, path)
             parts.append(f"![real return over offline metrics, {title}]({path.name})")
-            for name, c in found.items():
-                correlation = (number(c.rho, 2), interval(c.low, c.high, 2))
-                lines.append((title, METRICS[name], str(c.n), str(c.groups), *correlation))
+            lines += [(title, METRICS[name], str(c.n), str(c.groups), *cells(c)) for name, c in found.items()]
     head = ("environment", "offline metric", "policies", "models", "Spearman", "95 % interval")
     return ["## Last policies", *parts, WHAT_IS_RANKED, markdown(head, lines, text_columns=2)] if parts else []
 
 
 def within_models(rows: Iterable[Row], name: str) -> Correlation:
     """Spearman's rank correlation of an offline metric with the real return's IQM, within world models."""
-    groups: dict[Hashable, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(world_model_of(row), []).append(row)
-    return spearman_within(
-        [([getattr(row, name) for row in of], [row.return_iqm for row in of]) for of in groups.values()]
-    )
+    models = grouped(rows, world_model_of).values()
+    return spearman_within([([getattr(row, name) for row in of], [row.return_iqm for row in of]) for of in models])
+
+
+def cells(c: Correlation) -> tuple[str, str]:
+    """A correlation and its interval, for a table."""
+    return number(c.rho, 2), interval(c.low, c.high, 2)
 
 
 def _measured(rows: Sequence[Row], name: str) -> list[Row]:

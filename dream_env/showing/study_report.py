@@ -31,7 +31,7 @@ from dream_env.measuring.study import (
 )
 from dream_env.measuring.tables import interval, markdown, number, rows_table
 from dream_env.real.environments import environment_id
-from dream_env.showing.last_policies import OFFLINE, last_policies
+from dream_env.showing.last_policies import OFFLINE, cells, last_policies
 from dream_env.showing.study_figures import METRICS, Looks, ablation_figure, looks, score_figure, training_figure
 
 SAME_SEEDS = (
@@ -221,12 +221,12 @@ def _through_training(
         }
         for method, of in {"all": found, **each}.items():
             for name, c in of.items():
-                lines.append((called, str(demos), method, METRICS[name], str(c.n), str(c.groups), *_cells(c)))
+                lines.append((called, str(demos), method, METRICS[name], str(c.n), str(c.groups), *cells(c)))
         for some in by_world_model(these, models):
             trainings = ", ".join(dict.fromkeys(point.method for point in some))
             seeds = ", ".join(map(str, sorted({point.seed for point in some})))
             for name, c in correlations(some, models).items():
-                by_model.append((called, str(demos), seeds, trainings, METRICS[name], str(c.n), *_cells(c)))
+                by_model.append((called, str(demos), seeds, trainings, METRICS[name], str(c.n), *cells(c)))
     if not parts:
         return []
     if not lines:
@@ -270,10 +270,6 @@ def correlations(points: Sequence[Point], models: Mapping[Training, Hashable]) -
         if not math.isnan(c.low):
             found[name] = c
     return found
-
-
-def _cells(c: Correlation) -> tuple[str, str]:
-    return number(c.rho, 2), interval(c.low, c.high, 2)
 
 
 def _environment(game: str) -> str:
